@@ -23,27 +23,27 @@ use self::{axum::Axum, client::Version, hyper::Hyper, tonic::Tonic};
 use crate::support::{Browser, Division, User, Visits};
 
 #[tokio::test]
-async fn axum_over_http_1() {
+async fn axum_works_over_http_1() {
     scenarios::run(&Axum(Version::Http1)).await;
 }
 
 #[tokio::test]
-async fn axum_over_http_2() {
+async fn axum_works_over_http_2() {
     scenarios::run(&Axum(Version::Http2)).await;
 }
 
 #[tokio::test]
-async fn hyper_over_http_1() {
+async fn hyper_works_over_http_1() {
     scenarios::run(&Hyper(Version::Http1)).await;
 }
 
 #[tokio::test]
-async fn hyper_over_http_2() {
+async fn hyper_works_over_http_2() {
     scenarios::run(&Hyper(Version::Http2)).await;
 }
 
 #[tokio::test]
-async fn tonic_with_the_cookie_in_the_metadata() {
+async fn tonic_carries_cookie_in_metadata() {
     scenarios::run(&Tonic).await;
 }
 

@@ -33,7 +33,7 @@ fn copied<T: Copy + Send + Sync + Unpin + 'static>() {}
 fn error<T: std::error::Error + Send + Sync + Unpin + 'static>() {}
 
 #[test]
-fn public_types_keep_their_auto_traits() {
+fn public_types_have_auto_traits() {
     handle::<Session>();
     handle::<Sessions>();
     handle::<SessionInspector>();
@@ -118,12 +118,12 @@ fn public_types_keep_their_auto_traits() {
 
 /// A watch holds no value, so a value type without `Unpin` or any other auto trait can be watched.
 #[test]
-fn a_watch_is_as_free_whatever_it_watches() {
+fn watch_has_all_auto_traits() {
     kept::<Watch<std::rc::Rc<std::marker::PhantomPinned>>>();
 }
 
 #[test]
-fn wrappers_are_what_they_wrap() {
+fn wrappers_inherit_auto_traits() {
     fn sent<T: Send>() {}
     type Ready = std::future::Ready<Result<http::Response<()>, std::convert::Infallible>>;
     kept::<ResponseFuture<Ready>>();
@@ -143,7 +143,7 @@ fn sent_and_kept<F: Future + Send + 'static>(future: F) -> F {
 }
 
 #[tokio::test]
-async fn every_future_can_be_spawned() {
+async fn all_futures_are_send() {
     let node = Node::new(builder(&ring(), &ManualClock::new()).build().unwrap());
     let session = Browser::new().visit(&node, async |session| session).await;
     let extensions = http::Extensions::new();

@@ -70,7 +70,7 @@ fn chain_needs_one_cookie_after_memory() {
 }
 
 #[test]
-fn tiers_are_told_apart_and_one_store_decides() {
+fn duplicate_tiers_are_refused() {
     use BuildErrorKind::Chain;
     chain().tier(SharedTier::new(SpyStore::new())).tier(empty_source("a")).tier(empty_source("b")).build().unwrap();
     refused(chain().tier(DefaultTier::new()).tier(DefaultTier::new()), Chain, "put all defaults into one");
@@ -124,7 +124,7 @@ fn row<const ROW: u8>(chain: SessionsBuilder) -> SessionsBuilder {
 }
 
 #[test]
-fn a_chain_has_255_values_at_most() {
+fn value_limit_is_255() {
     let rows = [row::<0>, row::<1>, row::<2>, row::<3>, row::<4>, row::<5>, row::<6>, row::<7>];
     let more = [row::<8>, row::<9>, row::<10>, row::<11>, row::<12>, row::<13>, row::<14>];
     let most = || rows.iter().chain(&more).fold(chain(), |chain, row| row(chain));
@@ -133,7 +133,7 @@ fn a_chain_has_255_values_at_most() {
 }
 
 #[test]
-fn value_without_a_place_is_refused() {
+fn value_placement_needs_matching_tier() {
     use BuildErrorKind::Value;
     refused(chain().value::<Server>(), Value, "add a shared store");
     refused(chain().value::<Server>(), Value, "`Placement::Everywhere`");
@@ -157,7 +157,7 @@ fn default_must_be_declared_and_valid() {
 }
 
 #[test]
-fn identity_has_one_rule_of_session_scope() {
+fn invalid_identity_rules_are_refused() {
     let principal = |user: &User| Some(Principal::new(&user.0));
     let both = chain().identify(|_| None).identify_by::<User>(principal);
     refused(both, BuildErrorKind::Setting, "leave one of the two out");
@@ -168,7 +168,7 @@ fn identity_has_one_rule_of_session_scope() {
 }
 
 #[test]
-fn settings_that_cant_work_are_refused() {
+fn invalid_settings_are_refused() {
     use BuildErrorKind::Setting;
     refused(chain().idle(Duration::from_millis(999)), Setting, "under a second");
     refused(chain().idle(31 * DAY), Setting, "shorten `idle` or extend `absolute`");
@@ -186,7 +186,7 @@ fn settings_that_cant_work_are_refused() {
 
 // R10.
 #[test]
-fn weak_keys_are_refused_without_a_panic() {
+fn weak_keys_are_refused() {
     let good = rand::random::<[u8; 32]>();
     for bad in [&good[..31], &[0; 32], &[0xff; 64], &good[..16].repeat(2), b"", b"secretsecretsecretsecretsecretsecret"]
     {
@@ -213,13 +213,13 @@ fn domain_of(bytes: usize) -> String {
 }
 
 #[test]
-fn longest_cookie_path_and_domain_are_taken() {
+fn maximum_path_and_domain_are_accepted() {
     let tier = cookie().name("a").path(path_of(1_024)).domain(domain_of(255)).formerly(path_of(1_024), None);
     Sessions::builder().tier(tier).clock(ManualClock::new()).build().unwrap();
 }
 
 #[test]
-fn a_cookie_that_browsers_would_drop_is_refused() {
+fn invalid_cookie_settings_are_refused() {
     for (tier, remedy) in [
         (cookie().name("a b"), "use up to 64 letters"),
         (cookie().name("n".repeat(65)), "use up to 64 letters"),
@@ -262,7 +262,7 @@ fn a_cookie_that_browsers_would_drop_is_refused() {
 
 // R19.
 #[tokio::test]
-async fn cookie_and_removal_follow_the_configuration() {
+async fn cookie_and_removal_follow_settings() {
     let other = || cookie().name("__Secure-a").path("/app").domain("example.org").same_site(SameSite::Strict);
     for (tier, name, attributes) in [
         (cookie(), "__Host-session", "HttpOnly; SameSite=Lax; Secure; Path=/"),

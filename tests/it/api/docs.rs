@@ -126,7 +126,7 @@ fn futures<'a>(lines: &[&'a str]) -> Vec<(&'a str, Vec<usize>)> {
 }
 
 #[test]
-fn futures_tell_their_cancel_safety() {
+fn futures_document_cancel_safety() {
     let (mut told, mut silent) = (Vec::new(), Vec::new());
     for (path, text) in files("src", ".rs") {
         let lines: Vec<_> = text.lines().collect();

@@ -5,7 +5,7 @@ use layered_session::{Principal, testing::ManualClock};
 use crate::support::{Browser, DAY, Division, Node, Theme, User, builder, first_write, ring, signed_in};
 
 #[tokio::test]
-async fn a_value_survives_a_restart_in_the_cookie() {
+async fn value_survives_restart_in_cookie() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
     let mut browser = Browser::new();
@@ -23,7 +23,7 @@ async fn a_value_survives_a_restart_in_the_cookie() {
 }
 
 #[tokio::test]
-async fn sign_in_drops_anonymous_choice_unless_adopted() {
+async fn sign_in_drops_unadopted_choice() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
     let mut browser = first_write(&node, Division(3)).await;
@@ -40,7 +40,7 @@ async fn sign_in_drops_anonymous_choice_unless_adopted() {
 }
 
 #[tokio::test]
-async fn reading_revives_no_expired_principal_value() {
+async fn read_revives_no_expired_value() {
     let (ring, clock) = (ring(), ManualClock::new());
     let sessions = builder(&ring, &clock).principal_idle(DAY).build().unwrap();
     let ada = || Principal::new("ada");
@@ -58,7 +58,7 @@ async fn reading_revives_no_expired_principal_value() {
 }
 
 #[tokio::test]
-async fn next_user_signs_in_after_a_sign_out() {
+async fn sign_in_after_sign_out_works() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
     let mut browser = signed_in(&node, "ada").await;

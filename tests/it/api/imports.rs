@@ -245,7 +245,7 @@ fn circle(mut arrows: BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
 }
 
 #[test]
-fn siblings_import_one_way() {
+fn sibling_modules_import_without_cycles() {
     let mut families = BTreeSet::new();
     for (path, _) in files("src", ".rs") {
         let src = path.parent().into_iter().flat_map(Path::components);
@@ -260,17 +260,17 @@ fn siblings_import_one_way() {
 }
 
 #[test]
-fn modules_import_as_the_table_says() {
+fn module_imports_match_table() {
     assert_arrows(&[], ARROWS);
 }
 
 #[test]
-fn session_modules_import_as_the_table_says() {
+fn session_imports_match_table() {
     assert_arrows(&["session"], SESSION_ARROWS);
 }
 
 #[test]
-fn imports_are_found_in_trees_and_paths() {
+fn parser_finds_nested_imports() {
     let text =
         "use super::{a::X, b};\nuse crate::{\n    c::{self, D},\n    e as f,\n};\nfn f() { crate::g::h(self::i::J) }\n";
     let same = ["c::D", "c::self", "e::as::f", "g::h"];

@@ -42,7 +42,7 @@ fn is_number(word: &str) -> bool {
 }
 
 #[test]
-fn numbers_name_entries() {
+fn references_name_existing_entries() {
     let entries = entries();
     let is_entry = |word: &str| {
         let number = word.trim_start_matches('#').to_uppercase();
@@ -67,7 +67,7 @@ fn numbers_name_entries() {
 }
 
 #[test]
-fn entries_name_tests() {
+fn guarantees_name_existing_tests() {
     let sources = ["src", "tests"].map(|folder| files(folder, ".rs")).concat();
     let mut missing = Vec::new();
     for (number, text) in entries() {

@@ -27,7 +27,7 @@ async fn first_write(node: &Node, path: &str, fields: &[(&'static str, &str)]) -
 }
 
 #[tokio::test]
-async fn attributes_never_follow_the_request() {
+async fn attributes_ignore_the_request() {
     let node = node(&App::new());
     // Two days less a minute.
     let expected = "HttpOnly; SameSite=Lax; Secure; Path=/app; Max-Age=172740";
@@ -48,7 +48,7 @@ async fn attributes_never_follow_the_request() {
 }
 
 #[tokio::test]
-async fn requests_outside_the_cookies_path_have_own_sessions() {
+async fn request_outside_cookie_path_begins_session() {
     let node = node(&App::new());
     let (inside, _) = first_write(&node, "/app/page", &[]).await;
     // The browser does not send the cookie to this path.

@@ -10,7 +10,7 @@ use crate::support::{App, Browser, Node, Theme, Trace, User, builder, chain, dar
 
 // R1, R9.
 #[tokio::test]
-async fn ids_have_32_bytes_and_tokens_differ() {
+async fn session_ids_are_random() {
     let app = App::new();
     let (mut ids, mut tokens) = (HashSet::new(), HashSet::new());
     for _ in 0..1000 {
@@ -25,7 +25,7 @@ async fn ids_have_32_bytes_and_tokens_differ() {
 
 // R2, R12.
 #[tokio::test]
-async fn forged_cookie_is_ignored_and_never_adopted() {
+async fn forged_cookie_is_ignored() {
     let app = App::new();
     let (trace, _guard) = Trace::begin();
     let planted = "A".repeat(200);
@@ -44,7 +44,7 @@ async fn forged_cookie_is_ignored_and_never_adopted() {
 
 // R2.
 #[tokio::test]
-async fn ids_that_look_reserved_are_plain_misses() {
+async fn reserved_looking_ids_are_ignored() {
     let node = App::new().node;
     for id in ["last_clean", "", ".", "null", "0", &"A".repeat(43), &"a".repeat(10_000)] {
         let mut browser = Browser::new();
@@ -58,7 +58,7 @@ async fn ids_that_look_reserved_are_plain_misses() {
 
 // R37.
 #[tokio::test]
-async fn next_write_replaces_an_unopenable_cookie() {
+async fn next_write_replaces_unreadable_cookie() {
     let node = Node::new(builder(&ring(), &ManualClock::new()).build().unwrap());
     for odd in ["", "x", "AQIDBAUG", &"A".repeat(3_000), "\"quoted\""] {
         let mut browser = Browser::new();
@@ -72,7 +72,7 @@ async fn next_write_replaces_an_unopenable_cookie() {
 
 // R2, R13.
 #[tokio::test]
-async fn any_flipped_bit_is_nobody_warm_and_cold() {
+async fn flipped_bit_invalidates_cookie() {
     let app = App::new();
     let cold = app.start();
     let browser = app.dark().await;
@@ -119,7 +119,7 @@ async fn malformed_tokens_open_no_session() {
 
 // R11.
 #[tokio::test]
-async fn token_is_bound_to_name_and_audience() {
+async fn token_binds_name_and_audience() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = |name: &'static str, audience: &str| {
         let tier = CookieTier::sealed(ring.clone()).name(name).plain_http();
@@ -139,7 +139,7 @@ async fn token_is_bound_to_name_and_audience() {
 
 // R33.
 #[tokio::test]
-async fn a_cookie_of_another_audience_is_none() {
+async fn cookie_of_other_audience_is_ignored() {
     let (ring, clock) = (ring(), ManualClock::new());
     let start = |audience: &str| Node::new(builder(&ring, &clock).audience(audience).build().unwrap());
     let (shop, mut browser) = (start("shop"), Browser::new());
@@ -154,7 +154,7 @@ async fn a_cookie_of_another_audience_is_none() {
 
 // R11.
 #[tokio::test]
-async fn tokens_of_other_purposes_are_no_cookies() {
+async fn token_purposes_never_mix() {
     let app = App::new();
     let relay = async |browser: &mut Browser| {
         let socket = browser.open(&app.node).await;

@@ -37,7 +37,7 @@ async fn fill(session: Session) -> usize {
 
 // R20.
 #[tokio::test]
-async fn finished_header_fits_its_budget() {
+async fn set_cookie_header_fits_budget() {
     for bytes in [1_500, 2_000, 3_000, 3_800] {
         let node = deploy(&ring(), bytes);
         let mut browser = Browser::new();
@@ -58,7 +58,7 @@ async fn finished_header_fits_its_budget() {
 
 // R20.
 #[tokio::test]
-async fn lowered_budget_sends_fuller_cookies_whole() {
+async fn lowered_budget_keeps_larger_cookies() {
     let (trace, _guard) = Trace::begin();
     let ring = ring();
     let (before, after) = (deploy(&ring, 3_800), deploy(&ring, 1_500));
@@ -79,7 +79,7 @@ async fn lowered_budget_sends_fuller_cookies_whole() {
 
 // R20.
 #[tokio::test]
-async fn lowered_budget_refuses_growth_alone() {
+async fn lowered_budget_refuses_only_growth() {
     let ring = ring();
     let (before, after) = (deploy(&ring, 3_800), deploy(&ring, 1_500));
     let mut browser = signed_in(&before, "ada").await;
@@ -100,7 +100,7 @@ async fn lowered_budget_refuses_growth_alone() {
 }
 
 #[tokio::test]
-async fn lowered_budget_lets_users_sign_in() {
+async fn lowered_budget_permits_sign_in() {
     let ring = ring();
     let (before, after) = (deploy(&ring, 3_800), deploy(&ring, 1_500));
     let mut browser = Browser::new();
@@ -154,7 +154,7 @@ fn grouped(number: usize) -> String {
 }
 
 #[tokio::test]
-async fn default_room_is_as_documented() {
+async fn default_room_matches_docs() {
     let by_head = |chain: SessionsBuilder| chain.identify(|_| Some(Principal::new("ada")));
     let by_value = |chain: SessionsBuilder| chain.identify_by::<User>(named);
     let head = Node::new(by_head(by_default().value::<Prefs>()).build().unwrap());
@@ -187,7 +187,7 @@ async fn default_room_is_as_documented() {
 }
 
 #[tokio::test]
-async fn refusal_tells_the_json_that_fits() {
+async fn refusal_states_available_room() {
     let node = deploy(&ring(), 2_000);
     let mut browser = signed_in(&node, "ada").await;
     let writes = async |session: Session| {

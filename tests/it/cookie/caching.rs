@@ -79,7 +79,7 @@ async fn signed_in(node: &Node, name: &'static str) -> Browser {
 
 // R21.
 #[tokio::test]
-async fn every_access_varies_and_cookies_forbid_storing() {
+async fn session_access_sets_caching_headers() {
     for (name, access) in accesses() {
         let app = App::new();
         let ended = signed_in(&app.node, "eve").await;
@@ -109,7 +109,7 @@ const PRIVATE: &str = "max-age=0, private, must-revalidate";
 
 // R21.
 #[tokio::test]
-async fn every_access_is_private_by_default() {
+async fn session_access_makes_response_private() {
     for (name, access) in accesses() {
         let (app, off) = (App::new(), App::with(layered_session::SessionsBuilder::without_cache_control));
         for (app, private) in [(&app, Some(PRIVATE)), (&off, None)] {
@@ -125,7 +125,7 @@ async fn every_access_is_private_by_default() {
 
 // R21.
 #[tokio::test]
-async fn handlers_word_on_caching_stands() {
+async fn handler_cache_headers_are_kept() {
     let app = App::new();
     let browser = signed_in(&app.node, "ada").await;
     let read: Access = |s| Box::pin(async move { s.value::<Theme>().0 });
@@ -155,7 +155,7 @@ async fn handlers_word_on_caching_stands() {
 // A task may read through an open handle while the body is sent, so the response is private. A connection that has
 // switched protocols has no response for a cache.
 #[tokio::test]
-async fn living_handle_is_private_and_switched_connection_untouched() {
+async fn open_handle_makes_response_private() {
     let app = App::new();
     let mut browser = app.dark().await;
     let (headers, _stream) = browser.visit_seen(&app.node, async |session| session).await;
@@ -172,7 +172,7 @@ async fn living_handle_is_private_and_switched_connection_untouched() {
 
 // R21.
 #[tokio::test]
-async fn vary_appears_once_and_only_after_access() {
+async fn access_adds_vary_once() {
     let app = App::new();
     let mut browser = app.dark().await;
     for (said, expected) in [
@@ -202,7 +202,7 @@ async fn vary_appears_once_and_only_after_access() {
 
 // R21: a read by the layer itself, for `resolve`, counts as well.
 #[tokio::test]
-async fn a_resolved_value_varies_by_cookie() {
+async fn resolved_value_sets_vary() {
     let chain = chain(memory(), cookie(&ring()), &ManualClock::new());
     let sessions = chain.resolve::<Theme>().build().unwrap();
     let service = service_fn(async |request: Request<Full<Bytes>>| {

@@ -26,7 +26,7 @@ async fn chosen(browser: &mut Browser, node: &Node) -> String {
 }
 
 #[tokio::test]
-async fn dropped_response_takes_its_writes_along() {
+async fn dropped_response_loses_write_without_memory() {
     for (memory, expected) in [(false, "light"), (true, "dark")] {
         let (mut browser, node) = (Browser::new(), node(memory));
         choose(&mut browser, &node, "light").await;
@@ -42,7 +42,7 @@ async fn dropped_response_takes_its_writes_along() {
 }
 
 #[tokio::test]
-async fn copy_outlives_a_logout() {
+async fn copied_cookie_ends_only_with_memory() {
     for (memory, expected) in [(false, "dark"), (true, "")] {
         let (mut browser, mut thief, node) = (Browser::new(), Browser::new(), node(memory));
         choose(&mut browser, &node, "dark").await;

@@ -7,7 +7,7 @@ use crate::support::{App, TICK, Theme, Trace, dark};
 
 // R16.
 #[tokio::test]
-async fn cookie_is_found_among_any_garbage() {
+async fn cookie_is_found_among_garbage() {
     let app = App::new();
     let browser = app.dark().await;
     let ours = format!("session={}", browser.token());
@@ -33,7 +33,7 @@ async fn cookie_is_found_among_any_garbage() {
 
 // R17.
 #[tokio::test]
-async fn several_genuine_ids_are_no_session() {
+async fn several_valid_ids_load_no_session() {
     let app = App::new();
     let mut browser = app.dark().await;
     let first = format!("session={}", browser.token());
@@ -58,7 +58,7 @@ async fn several_genuine_ids_are_no_session() {
 
 // R17.
 #[tokio::test]
-async fn newest_of_one_sessions_tokens_counts() {
+async fn newest_token_of_session_counts() {
     let app = App::new();
     let mut browser = app.dark().await;
     let mut tokens = vec![format!("session={}", browser.token())];
@@ -81,7 +81,7 @@ async fn newest_of_one_sessions_tokens_counts() {
 
 // R18.
 #[tokio::test]
-async fn cookies_beyond_the_caps_are_counted_and_ignored() {
+async fn cookies_beyond_limits_are_ignored() {
     let app = App::new();
     let ours = format!("session={}", app.dark().await.token());
     let most = "y".repeat((16 << 10) - ours.len());

@@ -11,7 +11,7 @@ fn key() -> [u8; 32] {
 
 // R9.
 #[tokio::test]
-async fn retired_key_opens_and_response_seals_anew() {
+async fn retired_key_cookie_is_resealed() {
     let (old, new, clock) = (key(), key(), ManualClock::new());
     let node = |keys: &[[u8; 32]]| Node::new(builder(&KeyRing::new(keys).unwrap(), &clock).build().unwrap());
     let mut browser = Browser::new();
@@ -27,7 +27,7 @@ async fn retired_key_opens_and_response_seals_anew() {
 
 // R9.
 #[tokio::test]
-async fn replaced_keys_hold_from_the_next_request() {
+async fn next_request_uses_replaced_keys() {
     let (old, new, clock) = (key(), key(), ManualClock::new());
     let ring = KeyRing::new([old]).unwrap();
     let node = Node::new(builder(&ring, &clock).build().unwrap());
@@ -50,7 +50,7 @@ async fn replaced_keys_hold_from_the_next_request() {
 
 // R9.
 #[tokio::test]
-async fn removed_key_ends_its_cookies_in_warm_memory() {
+async fn removed_key_ends_known_cookies() {
     let (first, second) = (key(), key());
     let app = App::with_keys(KeyRing::new([first]).unwrap());
     let node = app.start();

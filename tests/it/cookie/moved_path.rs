@@ -68,7 +68,7 @@ fn ada() -> Option<String> {
 }
 
 #[tokio::test]
-async fn session_moves_to_the_new_place() {
+async fn session_moves_to_new_path() {
     let deploys = Deploys::new();
     let mut jar = browser();
     sign_in(&mut jar, &deploys.old(), "ada").await;
@@ -85,7 +85,7 @@ async fn session_moves_to_the_new_place() {
 }
 
 #[tokio::test]
-async fn sign_in_after_a_move_reaches_every_node() {
+async fn every_node_reads_moved_cookie() {
     let deploys = Deploys::new();
     let mut jar = browser();
     jar.write(&deploys.old(), "dark").await;
@@ -105,7 +105,7 @@ async fn sign_in_after_a_move_reaches_every_node() {
 
 // The lockout by an undeclared old path, and the way out.
 #[tokio::test]
-async fn next_sign_in_ends_a_lockout() {
+async fn declared_old_path_ends_lockout() {
     let deploys = Deploys::new();
     let (careless, mut jar) = (deploys.careless(), browser());
     sign_in(&mut jar, &deploys.old(), "ada").await;
@@ -130,7 +130,7 @@ async fn next_sign_in_ends_a_lockout() {
 }
 
 #[tokio::test]
-async fn several_tokens_lose_the_old_place_unread() {
+async fn duplicate_old_path_cookie_is_removed() {
     let deploys = Deploys::new();
     let mut jar = browser();
     sign_in(&mut jar, &deploys.old(), "ada").await;
@@ -152,7 +152,7 @@ async fn several_tokens_lose_the_old_place_unread() {
 }
 
 #[tokio::test]
-async fn sign_out_leaves_no_place() {
+async fn sign_out_removes_all_cookie_paths() {
     let deploys = Deploys::new();
     let node = deploys.node(|cookie| cookie.formerly("/app", None).formerly("/", "example.org"));
     let mut jar = browser();
@@ -174,7 +174,7 @@ async fn sign_out_leaves_no_place() {
 
 // R19.
 #[tokio::test]
-async fn removals_repeat_the_attributes() {
+async fn cookie_removal_repeats_attributes() {
     let cookie = |ring: &KeyRing| CookieTier::sealed(ring.clone()).name("__Secure-a").same_site(SameSite::Strict);
     let (ring, clock) = (ring(), ManualClock::new());
     let cookie = cookie(&ring).path("/").domain("example.org").formerly("/app", "example.org").formerly("/", None);
@@ -196,7 +196,7 @@ async fn removals_repeat_the_attributes() {
 }
 
 #[tokio::test]
-async fn visitors_and_garbage_cause_no_removal() {
+async fn only_own_tokens_cause_removals() {
     let node = Deploys::new().new_node();
     assert_eq!(browser().write(&node, "dark").await.len(), 1);
     let mut garbage = browser();
@@ -207,7 +207,7 @@ async fn visitors_and_garbage_cause_no_removal() {
 }
 
 #[tokio::test]
-async fn cross_site_request_removes_no_place() {
+async fn cross_site_request_removes_no_cookie() {
     let deploys = Deploys::new();
     let (mut first, mut second) = (browser(), browser());
     sign_in(&mut first, &deploys.old(), "ada").await;

@@ -30,7 +30,7 @@ async fn write(node: &Node, method: Method, fields: &[(&'static str, &str)]) -> 
 const LAN: &[(&str, &str)] = &[("host", "lan.test:3000"), ("origin", "http://lan.test:3000")];
 
 #[tokio::test]
-async fn dropped_cookie_is_traced_once_with_its_remedy() {
+async fn dropped_cookie_is_traced_once() {
     let (trace, _guard) = Trace::begin();
     let node = node(&App::new(), |cookie| cookie);
     for _ in 0..3 {
@@ -43,7 +43,7 @@ async fn dropped_cookie_is_traced_once_with_its_remedy() {
 }
 
 #[tokio::test]
-async fn every_plain_origin_off_loopback_is_traced() {
+async fn plain_http_off_loopback_is_traced() {
     for (host, origin) in [
         ("192.168.1.5", "http://192.168.1.5"),
         ("192.168.1.5:80", "http://192.168.1.5"),
@@ -59,7 +59,7 @@ async fn every_plain_origin_off_loopback_is_traced() {
 }
 
 #[tokio::test]
-async fn cookies_that_browsers_keep_are_not_traced() {
+async fn accepted_cookie_is_not_traced() {
     let https = ("origin", "https://lan.test:3000");
     let host = ("host", "lan.test:3000");
     let loopback = |origin: &'static str| [("host", origin.split_once("://").unwrap().1), ("origin", origin)];
@@ -93,7 +93,7 @@ async fn cookies_that_browsers_keep_are_not_traced() {
 }
 
 #[tokio::test]
-async fn plain_cookie_and_read_are_not_traced() {
+async fn plain_cookie_or_read_traces_nothing() {
     let (trace, _guard) = Trace::begin();
     assert_eq!(write(&node(&App::new(), CookieTier::plain_http), Method::POST, LAN).await, 1);
     let node = node(&App::new(), |cookie| cookie);

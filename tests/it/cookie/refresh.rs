@@ -20,7 +20,7 @@ use crate::support::{
 
 // G8.
 #[tokio::test]
-async fn last_write_wins_over_the_last_response() {
+async fn late_response_keeps_newer_write() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -36,7 +36,7 @@ async fn last_write_wins_over_the_last_response() {
 }
 
 #[tokio::test]
-async fn any_session_access_refreshes_an_outdated_cookie() {
+async fn session_access_updates_outdated_cookie() {
     type Ask = fn(Session) -> crate::support::BoxFuture<()>;
     let asks: [(&str, Ask); 3] = [
         ("read", |session| Box::pin(async move { _ = session.value::<Visits>() })),
@@ -78,7 +78,7 @@ async fn failed_handler_keeps_its_write() {
 }
 
 #[tokio::test]
-async fn loser_of_equal_versions_is_replaced() {
+async fn equal_version_loser_is_replaced() {
     let (ring, clock) = (ring(), ManualClock::new());
     let (one, two) =
         (Node::new(builder(&ring, &clock).build().unwrap()), Node::new(builder(&ring, &clock).build().unwrap()));
@@ -94,7 +94,7 @@ async fn loser_of_equal_versions_is_replaced() {
 
 // G16.
 #[tokio::test]
-async fn lost_lifetime_change_is_sent_again() {
+async fn lost_lifetime_change_is_resent() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
     let mut browser = visitor(&node).await;
@@ -108,7 +108,7 @@ async fn lost_lifetime_change_is_sent_again() {
 }
 
 #[tokio::test]
-async fn write_during_the_load_marks_cookie_outdated() {
+async fn write_during_load_outdates_cookie() {
     let (ring, clock) = (ring(), ManualClock::new());
     let (other, armed) = (Arc::new(Mutex::new(None::<Session>)), Arc::new(AtomicBool::new(false)));
     let (writer, trigger) = (Arc::clone(&other), Arc::clone(&armed));
@@ -141,7 +141,7 @@ async fn write_during_the_load_marks_cookie_outdated() {
 }
 
 #[tokio::test]
-async fn watch_of_an_empty_principal_sets_no_cookie() {
+async fn user_watch_sets_no_cookie() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = || Node::new(builder(&ring, &clock).build().unwrap());
     let (one, two) = (node(), node());
@@ -160,7 +160,7 @@ async fn unanswered(browser: &Browser, node: &Node, handler: impl AsyncFnOnce(Se
 
 // The guide's chapter on login states these costs.
 #[tokio::test]
-async fn replaced_answer_costs_a_session_nothing() {
+async fn lost_response_keeps_session_write() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -171,7 +171,7 @@ async fn replaced_answer_costs_a_session_nothing() {
 }
 
 #[tokio::test]
-async fn replaced_answer_costs_a_visitor_the_first_write() {
+async fn lost_response_loses_first_write() {
     let node = App::new().node;
     let mut browser = Browser::new();
     unanswered(&browser, &node, async |session| session.set(theme("dark")).await.unwrap()).await;
@@ -179,7 +179,7 @@ async fn replaced_answer_costs_a_visitor_the_first_write() {
 }
 
 #[tokio::test]
-async fn lost_login_response_costs_the_sessions_values() {
+async fn lost_sign_in_response_loses_values() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     unanswered(&browser, &node, async |session| session.sign_in(User("ada".into())).await.unwrap()).await;
@@ -191,7 +191,7 @@ async fn lost_login_response_costs_the_sessions_values() {
 }
 
 #[tokio::test]
-async fn principal_that_expires_during_a_request_stays() {
+async fn slow_request_keeps_user_value() {
     let app = App::with(|sessions| sessions.principal_idle(Duration::from_secs(2)));
     let mut browser = signed_in(&app.node, "ada").await;
     browser.visit(&app.node, async |session| session.set(Division(3)).await.unwrap()).await;

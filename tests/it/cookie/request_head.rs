@@ -57,7 +57,7 @@ where
 
 // R21: `Vary` is exact in both directions, also while other code holds the request's extensions.
 #[tokio::test]
-async fn response_varies_while_a_handle_lives() {
+async fn open_handle_sets_vary() {
     let sessions = builder(&ring(), &ManualClock::new()).build().unwrap();
     let browser = dark(&sessions).await;
     type Keep = fn(&Request<Full<Bytes>>) -> (Option<Session>, Option<Extensions>);
@@ -113,7 +113,7 @@ async fn response_varies_while_a_handle_lives() {
 /// A socket lives for days. The handle must not keep the read buffer of the handshake, the handshake's head, or
 /// extensions that an outer layer added to the same request.
 #[tokio::test]
-async fn a_handle_keeps_nothing_of_the_requests_head() {
+async fn handle_keeps_no_request_head() {
     let (ring, clock) = (ring(), ManualClock::new());
     let plain = || builder(&ring, &clock);
     let warm = plain().build().unwrap();
@@ -194,7 +194,7 @@ impl Clone for Copied {
 
 /// The copy of an extension may run any code, and a load holds a lock while the load reads the request.
 #[tokio::test]
-async fn head_is_copied_once_at_entry() {
+async fn request_head_is_copied_once() {
     let sessions = builder(&ring(), &ManualClock::new()).tier(empty_source("empty")).build().unwrap();
     let (mut request, copies) = (Browser::new().request(), Arc::default());
     request.extensions_mut().insert(Copied(Arc::clone(&copies)));
@@ -212,7 +212,7 @@ type Turn = fn(Session) -> BoxFuture<Result<(), WriteError>>;
 /// The application's `identify_by` may take long, or wait for another task. No clone of the handle waits meanwhile,
 /// whether the handler or the response asks first.
 #[tokio::test]
-async fn identify_by_runs_under_no_lock() {
+async fn identify_by_holds_no_lock() {
     type Meanwhile = Arc<Mutex<Option<(Session, Turn, mpsc::Sender<bool>)>>>;
     let meanwhile = Meanwhile::default();
     let at_derivation = Arc::clone(&meanwhile);

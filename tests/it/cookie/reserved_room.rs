@@ -62,7 +62,7 @@ async fn signs_in(browser: &mut Browser, node: &Node, user: User) -> Result<(), 
 }
 
 #[tokio::test]
-async fn full_session_signs_in() {
+async fn full_session_can_sign_in() {
     for (node, other) in settings() {
         let mut browser = full(&node).await;
         signs_in(&mut browser, &node, user_of(ROOM)).await.unwrap();
@@ -77,7 +77,7 @@ async fn full_session_signs_in() {
 }
 
 #[tokio::test]
-async fn next_user_of_a_full_session_signs_in() {
+async fn full_session_changes_user() {
     for (node, other) in settings() {
         let mut browser = Browser::new();
         signs_in(&mut browser, &node, user("ada")).await.unwrap();
@@ -94,7 +94,7 @@ async fn next_user_of_a_full_session_signs_in() {
 }
 
 #[tokio::test]
-async fn sign_in_leaves_ordinary_writes_their_room() {
+async fn sign_in_keeps_room_for_writes() {
     let app = App::new();
     let node = app.start();
     let mut browser = Browser::new();
@@ -107,7 +107,7 @@ async fn sign_in_leaves_ordinary_writes_their_room() {
 }
 
 #[tokio::test]
-async fn grants_share_the_room() {
+async fn granted_value_uses_reserved_room() {
     for (node, _) in settings() {
         let mut browser = full(&node).await;
         let granted = async |session: Session| session.sign_in(user("ada")).with(&Mfa(true)).await;
@@ -126,7 +126,7 @@ async fn grants_share_the_room() {
 }
 
 #[tokio::test]
-async fn orders_of_a_full_session_fit() {
+async fn sign_in_order_fits_full_session() {
     for (node, other) in settings() {
         let mut browser = full(&node).await;
         let live = socket(&browser, &node).await;
@@ -142,7 +142,7 @@ async fn orders_of_a_full_session_fit() {
 }
 
 #[tokio::test]
-async fn order_of_a_visitor_may_take_all() {
+async fn visitor_sign_in_may_fill_cookie() {
     let app = App::new();
     let node = app.start();
     let whole = {
@@ -162,7 +162,7 @@ async fn order_of_a_visitor_may_take_all() {
 }
 
 #[tokio::test]
-async fn room_follows_the_setting() {
+async fn reserved_room_follows_setting() {
     let app = App::new();
     let mut lens = Vec::new();
     for room in [0, 100, ROOM] {
@@ -175,7 +175,7 @@ async fn room_follows_the_setting() {
 }
 
 #[tokio::test]
-async fn nobody_needs_no_room() {
+async fn only_cookie_identity_reserves_room() {
     /// A user value that stays on the server.
     #[derive(Debug, Serialize, Deserialize)]
     struct Account(String);
@@ -196,7 +196,7 @@ async fn nobody_needs_no_room() {
 }
 
 #[tokio::test]
-async fn refused_write_names_the_room() {
+async fn refusal_names_reserved_room() {
     let app = App::new();
     let node = app.start();
     let mut browser = full(&node).await;
@@ -210,7 +210,7 @@ async fn refused_write_names_the_room() {
 }
 
 #[tokio::test]
-async fn removals_of_a_full_session_are_taken() {
+async fn full_session_accepts_removals() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -225,7 +225,7 @@ async fn removals_of_a_full_session_are_taken() {
 }
 
 #[tokio::test]
-async fn room_beyond_the_budget_is_refused() {
+async fn room_above_budget_is_refused() {
     let app = App::new();
     let built = |room| app.chain(DefaultTier::new()).identify_by::<User>(|_| None).identity_room(room).build();
     assert!(built(1_000).is_ok());

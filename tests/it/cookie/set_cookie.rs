@@ -20,7 +20,7 @@ use crate::support::{App, Browser, Theme, Visits, attributes, dark, parsed, set_
 
 // G15.
 #[tokio::test]
-async fn cookie_is_set_only_when_browser_is_behind() {
+async fn only_outdated_browser_gets_cookie() {
     let app = App::new();
     let mut browser = Browser::new();
     assert!(browser.told(&app.node, async |_| ()).await.is_empty());
@@ -39,7 +39,7 @@ async fn cookie_is_set_only_when_browser_is_behind() {
 
 // G15.
 #[tokio::test]
-async fn removing_what_is_absent_is_no_modification() {
+async fn removing_absent_value_sets_no_cookie() {
     let app = App::new();
     let absent = async |session: Session| {
         session.remove::<Visits>().await.unwrap();
@@ -55,7 +55,7 @@ async fn removing_what_is_absent_is_no_modification() {
 
 // R19.
 #[tokio::test]
-async fn removal_repeats_attributes_and_needs_a_cookie() {
+async fn removal_repeats_attributes_of_live_cookie() {
     let app = App::new();
     let mut browser = Browser::new();
     let destroy = async |session: Session| session.destroy().await.unwrap();
@@ -77,7 +77,7 @@ async fn removal_repeats_attributes_and_needs_a_cookie() {
 
 // G15, R22.
 #[tokio::test]
-async fn other_cookies_are_untouched() {
+async fn other_cookies_stay_unchanged() {
     let app = App::new();
     let response = |session: Session| async move {
         session.set(dark()).await.unwrap();
@@ -93,7 +93,7 @@ async fn other_cookies_are_untouched() {
 
 // G9, R3, R22: no status undoes a write, and a renewal reaches the browser with every status.
 #[tokio::test]
-async fn failed_response_carries_the_cookie() {
+async fn failed_response_carries_cookie() {
     let app = App::new();
     for status in [StatusCode::NOT_FOUND, StatusCode::INTERNAL_SERVER_ERROR] {
         let mut browser = Browser::new();
@@ -116,7 +116,7 @@ async fn failed_response_carries_the_cookie() {
 
 // R23.
 #[tokio::test]
-async fn no_byte_of_a_value_reaches_a_header() {
+async fn header_contains_no_value_bytes() {
     let app = App::new();
     let set = Browser::new().write(&app.node, "x\r\nSet-Cookie: a=b; Domain=evil, \u{0} \"ü\"").await;
     let ours = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
@@ -159,7 +159,7 @@ async fn stream(app: &App, browser: &Browser, head: http::response::Builder) -> 
 
 // G17, R21.
 #[tokio::test]
-async fn cookie_leaves_before_the_streamed_body() {
+async fn cookie_precedes_streamed_body() {
     let app = App::new();
     let mut browser = Browser::new();
     let head = Response::builder().header(header::CONTENT_TYPE, "text/event-stream");
@@ -176,7 +176,7 @@ async fn cookie_leaves_before_the_streamed_body() {
 
 // G17, R22.
 #[tokio::test]
-async fn upgrade_passes_untouched_and_cookie_follows() {
+async fn upgrade_response_stays_unchanged() {
     let app = App::new();
     let mut browser = app.dark().await;
     let head = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS).header(header::UPGRADE, "websocket");

@@ -22,7 +22,7 @@ fn token(browser: &Browser) -> &str {
 }
 
 #[tokio::test]
-async fn ambiguous_request_confirms_no_cookie() {
+async fn several_ids_confirm_no_cookie() {
     let node = App::new().node;
     let mut first = Browser::new();
     let session = first.visit(&node, async |session| {
@@ -56,7 +56,7 @@ async fn genuine_cookie_among_garbage_is_confirmed() {
 }
 
 #[tokio::test]
-async fn request_with_many_cookies_counts_once() {
+async fn several_cookies_count_as_one_load() {
     let node = App::new().node;
     let (first, second) = (visitor(&node).await, visitor(&node).await);
     let foreign = visitor(&App::new().node).await;
@@ -93,7 +93,7 @@ async fn closed(session: Session) {
 
 // R17.
 #[tokio::test]
-async fn several_ids_write_nothing() {
+async fn several_ids_permit_no_write() {
     let app = App::new();
     let (ada, bob) = (signed_in(&app.node, "ada").await, signed_in(&app.node, "bob").await);
     for node in [&app.node, &app.start()] {
@@ -108,7 +108,7 @@ async fn several_ids_write_nothing() {
 }
 
 #[tokio::test]
-async fn several_ids_may_sign_in() {
+async fn several_ids_permit_sign_in() {
     let app = App::new();
     let (ada, bob) = (signed_in(&app.node, "ada").await, signed_in(&app.node, "bob").await);
     let signs_in = async |session: Session| session.sign_in(User("cid".into())).await.unwrap();
@@ -123,7 +123,7 @@ async fn several_ids_may_sign_in() {
 
 // R17: a cookie planted before a sign-out does not become the session's cookie after the sign-out.
 #[tokio::test]
-async fn ended_id_lets_no_other_move_up() {
+async fn planted_cookie_never_replaces_ended_id() {
     let app = App::new();
     let mut ada = signed_in(&app.node, "ada").await;
     let ended = ada.token().to_owned();
@@ -157,7 +157,7 @@ async fn writeback_refuses_several_ids() {
 }
 
 #[tokio::test]
-async fn own_leftover_goes_with_no_write() {
+async fn leftover_cookie_blocks_writes() {
     let app = App::new();
     let mut browser = app.dark().await;
     let leftover = browser.token().to_owned();

@@ -65,7 +65,7 @@ fn request(method: &str, path: &str) -> Request<Body> {
 }
 
 #[tokio::test]
-async fn guard_lets_only_signed_in_users_through() {
+async fn guard_admits_only_signed_in_users() {
     let app = app(sessions(), RequireLayer::new());
     let mut browser = Browser::new();
     let page = send(&app, &mut browser, request("GET", "/account")).await;
@@ -78,7 +78,7 @@ async fn guard_lets_only_signed_in_users_through() {
 }
 
 #[tokio::test]
-async fn guard_redirects_navigations_and_no_scripts() {
+async fn guard_redirects_only_navigations() {
     let app = app(sessions(), RequireLayer::new().redirect("/login").unwrap());
     let with_mode = |method, mode| {
         let mut request = request(method, "/account");
@@ -97,7 +97,7 @@ async fn guard_redirects_navigations_and_no_scripts() {
 }
 
 #[tokio::test]
-async fn no_cache_shares_the_answer_of_a_guard() {
+async fn guard_response_is_private() {
     let app = app(sessions(), RequireLayer::new().redirect("/login").unwrap());
     let page = send(&app, &mut Browser::new(), request("GET", "/account")).await;
     assert_eq!(page.headers[header::VARY], "cookie");
@@ -105,14 +105,14 @@ async fn no_cache_shares_the_answer_of_a_guard() {
 }
 
 #[tokio::test]
-async fn guard_leaves_unknown_paths_alone() {
+async fn guard_ignores_unknown_paths() {
     let app = app(sessions(), RequireLayer::new());
     let page = send(&app, &mut Browser::new(), request("GET", "/nowhere")).await;
     assert_eq!(page.status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
-async fn missing_layer_or_store_is_no_missing_login() {
+async fn server_fault_is_no_missing_login() {
     let bare = Router::new().route("/account", get(account)).route_layer(RequireLayer::<User>::new());
     let page = send(&bare, &mut Browser::new(), request("GET", "/account")).await;
     assert_eq!(page.status, StatusCode::INTERNAL_SERVER_ERROR);
@@ -162,7 +162,7 @@ impl Service<Request<Body>> for Readied {
 }
 
 #[tokio::test]
-async fn guard_calls_the_service_that_was_ready() {
+async fn guard_calls_the_ready_service() {
     let defaults = layered_session::DefaultTier::new().value(User("everyone".into()));
     let sessions = Sessions::builder()
         .tier(layered_session::CookieTier::sealed(ring()))
@@ -177,7 +177,7 @@ async fn guard_calls_the_service_that_was_ready() {
 }
 
 #[tokio::test]
-async fn dropped_guard_calls_nothing() {
+async fn dropped_guard_calls_no_service() {
     let (keys, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
     let node = || builder(&keys, &clock).tier(SharedTier::new(store.clone())).build().unwrap();
     let mut browser = Browser::new();
@@ -200,7 +200,7 @@ async fn dropped_guard_calls_nothing() {
 }
 
 #[tokio::test]
-async fn guard_asks_nothing_of_bodies_but_a_default() {
+async fn guard_body_needs_only_default() {
     let inner = service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(7_u8)));
     let guarded = LayeredSessionLayer::new(sessions()).layer(RequireLayer::<User>::new().layer(inner));
     let response = guarded.oneshot(Request::new(())).await.unwrap();
@@ -208,7 +208,7 @@ async fn guard_asks_nothing_of_bodies_but_a_default() {
 }
 
 #[test]
-fn location_that_leads_nowhere_is_refused() {
+fn invalid_redirect_location_is_refused() {
     for location in ["/login\r\nset-cookie: a=b", "", " ", "/log in", "/login\t", "/anmeldüng"] {
         let refused = RequireLayer::<User>::new().redirect(location).unwrap_err();
         assert_eq!(refused.kind(), BuildErrorKind::Setting, "{location:?}");
@@ -216,7 +216,7 @@ fn location_that_leads_nowhere_is_refused() {
 }
 
 #[tokio::test]
-async fn undeclared_type_is_no_missing_login() {
+async fn undeclared_type_is_server_error() {
     #[derive(serde::Serialize, serde::Deserialize)]
     struct Undeclared;
     impl layered_session::SessionValue for Undeclared {
@@ -262,7 +262,7 @@ impl<T> Otherwise for Probe<T> {}
 
 /// `unwrap_or_default` on the extracted `Result` would let a stranger in.
 #[test]
-fn no_default_stands_in_for_a_required_value() {
+fn required_extractor_has_no_default() {
     assert_eq!([Probe::<Required<u8>>::HAS_DEFAULT, Probe::<Value<u8>>::HAS_DEFAULT], [false, true]);
 }
 
@@ -271,7 +271,7 @@ async fn optional(session: Option<Session>) -> String {
 }
 
 #[tokio::test]
-async fn extractors_have_values_as_the_session_has_them() {
+async fn extractors_return_session_values() {
     let routes = Router::new()
         .route("/choice", get(choice))
         .route("/own", get(own_answer))

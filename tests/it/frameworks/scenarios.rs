@@ -13,20 +13,20 @@ use crate::support::{Browser, builder, max_age, parsed, ring, set_cookies};
 /// Runs every scenario on one framework, each with a new server.
 pub(super) async fn run<F: Framework>(framework: &F) {
     let all = async {
-        a_visitor_gets_no_cookie_and_an_untouched_answer_no_vary(framework).await;
-        a_write_sets_the_cookie_once_beside_the_applications_own(framework).await;
-        the_cookie_brings_the_value_to_a_server_that_never_saw_it(framework).await;
-        removed_stays_removed_after_a_restart(framework).await;
-        an_invalid_value_changes_nothing(framework).await;
-        what_is_written_stays_written_when_the_handler_then_fails(framework).await;
-        the_users_value_follows_the_user_into_another_browser(framework).await;
-        a_renewed_session_leaves_its_old_cookie_dead(framework).await;
+        visitor_gets_no_cookie(framework).await;
+        write_sets_one_cookie(framework).await;
+        cookie_restores_value_after_restart(framework).await;
+        removal_survives_restart(framework).await;
+        invalid_value_changes_nothing(framework).await;
+        failed_handler_keeps_write(framework).await;
+        user_value_follows_user(framework).await;
+        renewal_ends_old_cookie(framework).await;
         concurrent_updates_all_count(framework).await;
-        a_stream_sees_changes_from_elsewhere_and_ends_with_its_session(framework).await;
-        a_stream_of_a_stranger_sees_nobody_elses_changes(framework).await;
-        a_shutdown_ends_streams_and_keeps_sessions(framework).await;
-        our_page_may_write_and_another_site_may_not(framework).await;
-        a_cookie_that_nobody_sealed_is_no_session(framework).await;
+        stream_follows_its_session(framework).await;
+        stream_shows_only_own_changes(framework).await;
+        shutdown_ends_streams_and_keeps_sessions(framework).await;
+        only_own_page_writes(framework).await;
+        forged_cookie_loads_no_session(framework).await;
     };
     timeout(Duration::from_secs(60), all).await.expect("all scenarios end");
 }
@@ -122,7 +122,7 @@ async fn assert_ended(watching: &mut Watching, reason: &str) {
     }
 }
 
-async fn a_visitor_gets_no_cookie_and_an_untouched_answer_no_vary<F: Framework>(framework: &F) {
+async fn visitor_gets_no_cookie<F: Framework>(framework: &F) {
     let site = Site::open(framework).await;
     let mut browser = browser();
     let reply = site.act(&mut browser, Action::Read).await;
@@ -137,7 +137,7 @@ async fn a_visitor_gets_no_cookie_and_an_untouched_answer_no_vary<F: Framework>(
     site.close().await;
 }
 
-async fn a_write_sets_the_cookie_once_beside_the_applications_own<F: Framework>(framework: &F) {
+async fn write_sets_one_cookie<F: Framework>(framework: &F) {
     let site = Site::open(framework).await;
     let mut browser = browser();
     let reply = site.act(&mut browser, Action::Write(3)).await;
@@ -150,7 +150,7 @@ async fn a_write_sets_the_cookie_once_beside_the_applications_own<F: Framework>(
     site.close().await;
 }
 
-async fn the_cookie_brings_the_value_to_a_server_that_never_saw_it<F: Framework>(framework: &F) {
+async fn cookie_restores_value_after_restart<F: Framework>(framework: &F) {
     let site = Site::open(framework).await;
     let mut browser = browser();
     site.act(&mut browser, Action::Write(3)).await;
@@ -160,7 +160,7 @@ async fn the_cookie_brings_the_value_to_a_server_that_never_saw_it<F: Framework>
     site.close().await;
 }
 
-async fn removed_stays_removed_after_a_restart<F: Framework>(framework: &F) {
+async fn removal_survives_restart<F: Framework>(framework: &F) {
     let site = Site::open(framework).await;
     let mut browser = browser();
     site.act(&mut browser, Action::Write(3)).await;
@@ -173,7 +173,7 @@ async fn removed_stays_removed_after_a_restart<F: Framework>(framework: &F) {
     site.close().await;
 }
 
-async fn an_invalid_value_changes_nothing<F: Framework>(framework: &F) {
+async fn invalid_value_changes_nothing<F: Framework>(framework: &F) {
     let site = Site::open(framework).await;
     let mut browser = browser();
     let reply = site.act(&mut browser, Action::Write(9)).await;
@@ -185,7 +185,7 @@ async fn an_invalid_value_changes_nothing<F: Framework>(framework: &F) {
     site.close().await;
 }
 
-async fn what_is_written_stays_written_when_the_handler_then_fails<F: Framework>(framework: &F) {
+async fn failed_handler_keeps_write<F: Framework>(framework: &F) {
     let site = Site::open(framework).await;
     let mut browser = browser();
     let reply = site.act(&mut browser, Action::WriteThenFail(3)).await;
@@ -196,7 +196,7 @@ async fn what_is_written_stays_written_when_the_handler_then_fails<F: Framework>
     site.close().await;
 }
 
-async fn the_users_value_follows_the_user_into_another_browser<F: Framework>(framework: &F) {
+async fn user_value_follows_user<F: Framework>(framework: &F) {
     let site = Site::open(framework).await;
     let (mut phone, mut laptop) = (browser(), browser());
     site.act(&mut phone, Action::Write(1)).await;
@@ -214,7 +214,7 @@ async fn the_users_value_follows_the_user_into_another_browser<F: Framework>(fra
     site.close().await;
 }
 
-async fn a_renewed_session_leaves_its_old_cookie_dead<F: Framework>(framework: &F) {
+async fn renewal_ends_old_cookie<F: Framework>(framework: &F) {
     let site = Site::open(framework).await;
     let mut browser = browser();
     site.act(&mut browser, Action::Write(3)).await;
@@ -239,7 +239,7 @@ async fn concurrent_updates_all_count<F: Framework>(framework: &F) {
     site.close().await;
 }
 
-async fn a_stream_sees_changes_from_elsewhere_and_ends_with_its_session<F: Framework>(framework: &F) {
+async fn stream_follows_its_session<F: Framework>(framework: &F) {
     let site = Site::open(framework).await;
     let mut browser = browser();
     site.act(&mut browser, Action::Write(3)).await;
@@ -255,7 +255,7 @@ async fn a_stream_sees_changes_from_elsewhere_and_ends_with_its_session<F: Frame
     site.close().await;
 }
 
-async fn a_stream_of_a_stranger_sees_nobody_elses_changes<F: Framework>(framework: &F) {
+async fn stream_shows_only_own_changes<F: Framework>(framework: &F) {
     let site = Site::open(framework).await;
     let (mut ada, mut grace) = (browser(), browser());
     site.act(&mut ada, Action::SignIn("ada")).await;
@@ -269,7 +269,7 @@ async fn a_stream_of_a_stranger_sees_nobody_elses_changes<F: Framework>(framewor
     site.close().await;
 }
 
-async fn a_shutdown_ends_streams_and_keeps_sessions<F: Framework>(framework: &F) {
+async fn shutdown_ends_streams_and_keeps_sessions<F: Framework>(framework: &F) {
     let site = Site::open(framework).await;
     let mut browser = browser();
     site.act(&mut browser, Action::Write(3)).await;
@@ -280,7 +280,7 @@ async fn a_shutdown_ends_streams_and_keeps_sessions<F: Framework>(framework: &F)
     site.close().await;
 }
 
-async fn our_page_may_write_and_another_site_may_not<F: Framework>(framework: &F) {
+async fn only_own_page_writes<F: Framework>(framework: &F) {
     let site = Site::open(framework).await;
     let mut browser = browser();
     let json = r#"{"current_division_id":4}"#;
@@ -297,7 +297,7 @@ async fn our_page_may_write_and_another_site_may_not<F: Framework>(framework: &F
     site.close().await;
 }
 
-async fn a_cookie_that_nobody_sealed_is_no_session<F: Framework>(framework: &F) {
+async fn forged_cookie_loads_no_session<F: Framework>(framework: &F) {
     let site = Site::open(framework).await;
     let mut browser = browser();
     site.act(&mut browser, Action::Write(3)).await;

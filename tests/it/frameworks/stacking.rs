@@ -58,7 +58,7 @@ async fn assert_keeps_a_theme(app: Router, path: &str) {
 }
 
 #[tokio::test]
-async fn layer_serves_routers_routes_and_nested_routers() {
+async fn layer_serves_nested_routers() {
     assert_keeps_a_theme(pages().layer(layer()), "/").await;
     assert_keeps_a_theme(pages().route_layer(layer()), "/").await;
     assert_keeps_a_theme(Router::new().nest("/inner", pages()).layer(layer()), "/inner").await;
@@ -71,7 +71,7 @@ async fn layer_serves_routers_routes_and_nested_routers() {
 }
 
 #[tokio::test]
-async fn route_layer_leaves_not_found_alone() {
+async fn route_layer_skips_not_found() {
     let app = pages()
         .route_layer(layer())
         .fallback(|extensions: Extensions| async move { Session::load(&extensions).await.unwrap_err().to_string() });
@@ -80,14 +80,14 @@ async fn route_layer_leaves_not_found_alone() {
 }
 
 #[tokio::test]
-async fn missing_layer_is_named_in_the_error() {
+async fn error_names_missing_layer() {
     let (status, _, said) = send(&pages(), &mut Browser::new(), "GET", "/").await;
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
     assert!(said.contains("LayeredSessionLayer"), "{said}");
 }
 
 #[tokio::test]
-async fn a_service_builder_takes_it_among_other_layers() {
+async fn service_builder_accepts_layer() {
     let service = ServiceBuilder::new()
         .map_response(|response: Response<Full<Bytes>>| response.map(|body| body.boxed()))
         .layer(layer())
@@ -110,7 +110,7 @@ fn admin_sessions() -> Sessions {
 }
 
 #[tokio::test]
-async fn layers_with_two_names_are_independent() {
+async fn nested_layers_are_independent() {
     let (outer, inner) = (sessions(), admin_sessions());
     let of = |sessions: &Sessions| {
         let sessions = sessions.clone();
@@ -173,7 +173,7 @@ async fn layering_twice_sets_one_cookie() {
 }
 
 #[tokio::test]
-async fn two_layers_in_one_stack_are_independent() {
+async fn stacked_layers_are_independent() {
     let (keys, clock) = (ring(), ManualClock::new());
     let sessions = |name: &'static str| {
         let tier = CookieTier::sealed(keys.clone()).name(name).plain_http();

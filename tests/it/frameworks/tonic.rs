@@ -226,7 +226,7 @@ fn code(written: Result<(), WriteError>) -> Code {
 }
 
 #[tokio::test]
-async fn refused_write_has_its_status_code() {
+async fn refused_write_maps_to_status_code() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
     let codes = async |session: Session| {
@@ -246,7 +246,7 @@ async fn missing(request: http::Request<Full<Bytes>>) -> Result<http::Response<S
 
 // G6.
 #[tokio::test]
-async fn store_outage_differs_from_a_missing_layer() {
+async fn store_outage_and_missing_layer_differ() {
     let (store, ring, clock) = (SpyStore::new(), ring(), ManualClock::new());
     let node = || Node::new(builder(&ring, &clock).tier(SharedTier::new(store.clone())).build().unwrap());
     let (mut browser, warm, cold) = (Browser::new(), node(), node());
@@ -262,7 +262,7 @@ async fn store_outage_differs_from_a_missing_layer() {
 }
 
 #[tokio::test]
-async fn guard_ends_a_strangers_call_as_unauthenticated() {
+async fn guard_refuses_call_as_unauthenticated() {
     let sessions = builder(&ring(), &ManualClock::new()).build().unwrap();
     let (listener, origin) = listen().await;
     let server = tonic::transport::Server::builder()

@@ -15,7 +15,7 @@ use super::{Draft, HEARTBEAT, Page, SETTLED, ask, node, report, request, value};
 use crate::support::{Answer, App, BEAT, Browser, DAY, Node, Theme, set, socket, theme, visitor};
 
 #[tokio::test]
-async fn each_change_is_shown_whoever_made_it() {
+async fn stream_shows_every_change() {
     let app = App::new();
     let node = node(&app);
     let mut browser = visitor(&node).await;
@@ -54,7 +54,7 @@ async fn each_change_is_shown_whoever_made_it() {
 }
 
 #[tokio::test]
-async fn what_another_node_wrote_is_shown_as_carried() {
+async fn inspector_marks_other_nodes_changes() {
     let app = App::new();
     let (here, there) = (node(&app), node(&app));
     let mut browser = visitor(&here).await;
@@ -67,7 +67,7 @@ async fn what_another_node_wrote_is_shown_as_carried() {
 }
 
 #[tokio::test]
-async fn inspector_shows_cookie_state_and_relays_nothing() {
+async fn inspector_reports_outdated_cookie() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -129,7 +129,7 @@ async fn refused(node: &Node, request: Request<Full<Bytes>>) -> Answer {
 
 // R24, R29.
 #[tokio::test]
-async fn only_same_origin_get_opens_the_stream() {
+async fn only_same_origin_get_opens_stream() {
     let node = App::new().node;
     let browser = visitor(&node).await;
     for path in ["/events", "/?events"] {
@@ -167,7 +167,7 @@ async fn only_same_origin_get_opens_the_stream() {
 
 // R29.
 #[tokio::test]
-async fn a_session_that_has_ended_gets_no_stream() {
+async fn ended_session_gets_no_stream() {
     let app = App::new();
     let node = app.start();
     let browser = visitor(&node).await;
@@ -188,7 +188,7 @@ impl SessionValue for Layout {
 }
 
 #[tokio::test]
-async fn no_value_can_break_out_of_its_event() {
+async fn value_cannot_break_event() {
     let app = App::new();
     let node = Node::new(app.chain(DefaultTier::new()).value::<Layout>().build().unwrap());
     let mut browser = Browser::new();

@@ -11,7 +11,7 @@ use crate::support::{Answer, App, Browser};
 
 /// The page's links reach the parts under every mount path.
 #[tokio::test]
-async fn page_finds_its_parts_under_any_mount() {
+async fn page_links_work_under_any_mount() {
     let node = App::new().node;
     let sessions = || node.sessions.clone();
     let inspector = || SessionInspector::new(&node.sessions);
@@ -56,7 +56,7 @@ async fn page_finds_its_parts_under_any_mount() {
 }
 
 #[tokio::test]
-async fn page_loads_only_its_own_cached_parts() {
+async fn page_parts_have_safe_headers() {
     let node = App::new().node;
     let browser = Browser::new();
     for path in ["/", "/?utm=1", "/page.js", "/page.css", "/icon.svg", "/?page.js"] {
@@ -92,7 +92,7 @@ async fn page_loads_only_its_own_cached_parts() {
 
 /// The page reads no request's body, so the body may be any.
 #[tokio::test]
-async fn it_takes_any_body() {
+async fn inspector_accepts_any_body() {
     let inspector = SessionInspector::new(&App::new().node.sessions);
     let response = inspector.oneshot(Request::get("/").body(std::rc::Rc::new(())).unwrap()).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);

@@ -13,7 +13,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn visitor_sees_defaults_and_leaves_nothing() {
+async fn visitor_sees_defaults_without_record() {
     let app = App::new();
     let node = node(&app);
     let mut page = Page::open(&Browser::new(), &node).await;
@@ -54,7 +54,7 @@ async fn visitor_sees_defaults_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn each_tier_shows_its_copy_and_reason() {
+async fn report_explains_each_tier() {
     let app = App::new();
     let first = node(&app);
     let mut browser = first_write(&first, theme("dark")).await;
@@ -112,7 +112,7 @@ async fn each_tier_shows_its_copy_and_reason() {
 }
 
 #[tokio::test]
-async fn invalid_copies_are_shown_and_undeclared_counted() {
+async fn report_shows_invalid_copies() {
     let app = App::new();
     let browser = visitor(&app.start()).await;
     let other = Node::new(app.chain(DefaultTier::new()).value::<NumberedTheme>().build().unwrap());
@@ -138,7 +138,7 @@ async fn invalid_copies_are_shown_and_undeclared_counted() {
 }
 
 #[tokio::test]
-async fn first_hit_shows_the_newer_cookie_copy() {
+async fn first_hit_shows_newer_cookie() {
     let app = App::new();
     let start =
         || Node::new(app.chain(DefaultTier::new()).value::<Theme>().resolution(Resolution::FirstHit).build().unwrap());
@@ -154,7 +154,7 @@ async fn first_hit_shows_the_newer_cookie_copy() {
 }
 
 #[tokio::test]
-async fn shown_token_length_is_the_sealed_length() {
+async fn reported_token_length_is_exact() {
     let app = App::new();
     let node = app.start();
     let mut browser = Browser::new();
@@ -189,7 +189,7 @@ async fn shown_token_length_is_the_sealed_length() {
 }
 
 #[tokio::test]
-async fn without_memory_the_report_is_the_requests_own() {
+async fn report_works_without_memory() {
     let app = App::new();
     let node = Node::new(bare(&app.ring, &app.clock).value::<Theme>().build().unwrap());
     let mut browser = visitor(&node).await;
@@ -207,7 +207,7 @@ async fn without_memory_the_report_is_the_requests_own() {
 }
 
 #[tokio::test]
-async fn values_may_grow_by_the_free_json() {
+async fn reported_free_space_is_exact() {
     let app = App::new();
     let node = app.start();
     let json = |token: &Value, owner: &str| {

@@ -14,7 +14,7 @@ use crate::support::{
 
 // R29, R32, R36.
 #[tokio::test]
-async fn report_shows_no_secret_and_no_other_user() {
+async fn report_hides_secrets_and_other_users() {
     let key: [u8; 32] = rand::random();
     let app = App::with_keys(KeyRing::new([key]).unwrap());
     let store = SpyStore::new();
@@ -68,7 +68,7 @@ async fn report_shows_no_secret_and_no_other_user() {
 }
 
 #[tokio::test]
-async fn report_shows_a_login_without_the_name() {
+async fn report_hides_user_name() {
     let app = App::new();
     // On this node no value names the user.
     let node = Node::new(

@@ -45,7 +45,7 @@ fn pairs() -> Vec<(App, ManualClock, Node)> {
 
 // R6.
 #[tokio::test]
-async fn end_all_after_step_back_ends_everything() {
+async fn end_all_works_after_step_back() {
     for step in [TICK, SECOND, HOUR - TICK, HOUR, HOUR + TICK, 3 * DAY] {
         for (app, clock, other) in pairs() {
             let mut browser = signed_in(&app.node, "ada").await;
@@ -70,7 +70,7 @@ async fn end_all_after_step_back_ends_everything() {
 
 // R6. The order's birth is above every version that the slow node would stamp by its own clock.
 #[tokio::test]
-async fn end_all_ends_orders_from_fast_clocks() {
+async fn end_all_ends_fast_clock_sign_in_order() {
     for (app, _, behind) in pairs() {
         app.clock.advance(30 * SECOND);
         for _ in 0..9 {
@@ -88,7 +88,7 @@ async fn end_all_ends_orders_from_fast_clocks() {
 
 // R6: a sign-in in the same millisecond as `end_all_sessions`, over a live anonymous session.
 #[tokio::test]
-async fn sign_in_right_after_end_all_holds() {
+async fn immediate_sign_in_survives_end_all() {
     for (app, _, _) in pairs() {
         let mut browser = app.dark().await;
         let sessions = app.node.sessions.clone();
@@ -104,7 +104,7 @@ async fn sign_in_right_after_end_all_holds() {
 
 // The birth of a renewed session is above the birth of the session before, which no `end_all_sessions` has reached.
 #[tokio::test]
-async fn renewal_after_step_back_stays_above_end_all() {
+async fn end_all_spares_renewal_after_step_back() {
     for step in [SECOND, 2 * HOUR] {
         let app = App::new();
         app.node.sessions.end_all_sessions(ada()).await.unwrap();
@@ -118,7 +118,7 @@ async fn renewal_after_step_back_stays_above_end_all() {
 
 // R6: `end_all_sessions` ends every session that this node saw before, also of a clock ahead by any span in the skew.
 #[tokio::test]
-async fn end_all_ends_seen_sessions_of_faster_clocks() {
+async fn end_all_ends_seen_fast_clock_sessions() {
     for ahead in [SECOND, 60 * SECOND, HOUR] {
         for (app, clock, other) in pairs() {
             clock.advance(ahead);
@@ -134,7 +134,7 @@ async fn end_all_ends_seen_sessions_of_faster_clocks() {
 
 // The bound stated in the docs of `end_all_sessions`, at its edge.
 #[tokio::test]
-async fn end_all_misses_unseen_fast_clock_sign_ins() {
+async fn end_all_misses_unseen_fast_clock_session() {
     const AHEAD: Duration = Duration::from_secs(60);
     for (late, ended) in [(AHEAD - TICK, false), (AHEAD, true)] {
         let (app, clock) = (App::new(), ManualClock::new());
@@ -152,7 +152,7 @@ async fn end_all_misses_unseen_fast_clock_sign_ins() {
 
 // The same bound for an `end_all_sessions` by the fast node.
 #[tokio::test]
-async fn fast_clocks_end_all_ends_later_sign_ins() {
+async fn fast_clock_end_all_ends_later_session() {
     const AHEAD: Duration = Duration::from_secs(60);
     for (late, ended) in [(AHEAD, true), (AHEAD + TICK, false)] {
         let (app, clock) = (App::new(), ManualClock::new());
@@ -167,7 +167,7 @@ async fn fast_clocks_end_all_ends_later_sign_ins() {
 
 // A clock further ahead than the allowed skew, and then corrected, ends no later sign-in.
 #[tokio::test]
-async fn corrected_end_all_spares_later_sign_ins() {
+async fn end_all_from_future_spares_sign_ins() {
     for ahead in [HOUR + SECOND, 5 * DAY] {
         let (app, clock) = (App::new(), ManualClock::new());
         let other = app.start_at(&clock);
@@ -187,7 +187,7 @@ async fn corrected_end_all_spares_later_sign_ins() {
 
 // G8: a fresh write wins after every step of the clock.
 #[tokio::test]
-async fn fresh_write_after_step_back_wins() {
+async fn fresh_write_wins_after_step_back() {
     for step in [SECOND, HOUR, 2 * HOUR] {
         for (app, clock, other) in pairs() {
             let mut browser = app.dark().await;
@@ -228,7 +228,7 @@ async fn poisoned(app: &App, ahead: Duration) -> Browser {
 
 // R14.
 #[tokio::test]
-async fn version_from_far_ahead_reads_as_of_now() {
+async fn future_version_counts_as_now() {
     for (ahead, poisons) in [(HOUR, false), (HOUR + SECOND, true), (5 * DAY, true)] {
         let app = App::new();
         let mut browser = poisoned(&app, ahead).await;
@@ -249,7 +249,7 @@ async fn version_from_far_ahead_reads_as_of_now() {
 
 // R6, R14.
 #[tokio::test]
-async fn end_all_ends_sessions_of_poisoned_births() {
+async fn end_all_ends_sessions_from_future() {
     for ahead in [HOUR, HOUR + SECOND, 5 * DAY] {
         let app = App::new();
         let browser = poisoned(&app, ahead).await;
@@ -273,7 +273,7 @@ async fn end_all_ends_sessions_of_poisoned_births() {
 
 // A version from far ahead raises only the writes over the same value.
 #[tokio::test]
-async fn poisoned_token_poisons_nothing_else() {
+async fn future_version_affects_one_value() {
     let app = App::new();
     let other = app.start();
     let browser = poisoned(&app, 5 * DAY).await;
@@ -289,7 +289,7 @@ async fn poisoned_token_poisons_nothing_else() {
 
 // The record of a node whose clock was ahead accepts later writes of other nodes.
 #[tokio::test]
-async fn corrected_nodes_record_takes_newer_writes() {
+async fn record_from_future_accepts_newer_writes() {
     let (app, clock) = (App::new(), ManualClock::new());
     let other = app.start_at(&clock);
     app.clock.advance(5 * DAY);
@@ -305,7 +305,7 @@ async fn corrected_nodes_record_takes_newer_writes() {
 
 // A token issued too far ahead for its purpose is refused: a birth token at more than a minute ahead.
 #[tokio::test]
-async fn birth_token_from_ahead_is_refused() {
+async fn birth_token_from_future_is_refused() {
     for (ahead, late, accepted) in [
         (Duration::ZERO, 60 * SECOND - TICK, true),
         (Duration::ZERO, 60 * SECOND, false),
@@ -329,7 +329,7 @@ async fn birth_token_from_ahead_is_refused() {
 
 // A lifetime set by a faster clock moves neither the session's beginning on this node nor its birth.
 #[tokio::test]
-async fn lifetime_of_faster_clock_moves_no_beginning() {
+async fn fast_clock_lifetime_keeps_beginning() {
     let long = Lifetime::new(10 * DAY, 30 * DAY).unwrap();
     let (app, ahead) = (App::new(), ManualClock::new());
     ahead.advance(60 * SECOND);
@@ -346,7 +346,7 @@ async fn lifetime_of_faster_clock_moves_no_beginning() {
 
 // The birth of such a session counts from the first seal that this node saw.
 #[tokio::test]
-async fn lifetime_of_poisoned_session_moves_no_birth() {
+async fn lifetime_change_revives_no_ended_session() {
     let long = Lifetime::new(10 * DAY, 30 * DAY).unwrap();
     let (app, clock) = (App::new(), ManualClock::new());
     let (other, mut browser) = (app.start_at(&clock), Browser::new());
@@ -367,7 +367,7 @@ async fn lifetime_of_poisoned_session_moves_no_birth() {
 
 // A chain without memory has the same authority.
 #[tokio::test]
-async fn fresh_write_wins_without_memory_too() {
+async fn fresh_write_wins_without_memory() {
     let (app, clock) = (App::new(), ManualClock::new());
     let node = Node::new(bare(&app.ring, &clock).value::<Theme>().build().unwrap());
     let mut browser = Browser::new();
@@ -378,7 +378,7 @@ async fn fresh_write_wins_without_memory_too() {
 }
 
 #[tokio::test]
-async fn corrected_clock_gives_newer_lifetimes() {
+async fn corrected_clock_still_sets_lifetime() {
     let app = App::new();
     let mut browser = app.dark().await;
     let set_lifetime = |idle| {
@@ -398,7 +398,7 @@ async fn corrected_clock_gives_newer_lifetimes() {
 }
 
 #[tokio::test]
-async fn corrected_end_all_spares_later_turns() {
+async fn anonymous_session_signs_in_after_clock_correction() {
     for by_page in [true, false] {
         let app = App::new();
         let mut browser = app.dark().await;

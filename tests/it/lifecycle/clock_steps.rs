@@ -124,7 +124,7 @@ impl Opening {
 
 // R5: the seal holds the node's own earlier times.
 #[tokio::test]
-async fn own_token_lives_no_longer_after_step_back() {
+async fn step_back_extends_no_token() {
     for evicted in [false, true] {
         let opening = Opening::new();
         let mut browser = Browser::new();
@@ -150,7 +150,7 @@ async fn own_token_lives_no_longer_after_step_back() {
 
 // R5: a token opened after a step back counts as a use at the token's own time, and no later.
 #[tokio::test]
-async fn older_cookie_extends_nothing_after_step_back() {
+async fn step_back_keeps_cookie_age() {
     let opening = Opening::new();
     let mut browser = Browser::new();
     browser.write(&opening.node, "dark").await;
@@ -187,7 +187,7 @@ async fn corrected_clock_seals_right_times() {
 
 // A clock that was days ahead for a moment ends no session that another node sealed at that time.
 #[tokio::test]
-async fn corrected_clock_reads_other_nodes_tokens() {
+async fn corrected_clock_opens_other_tokens() {
     let app = App::with(|builder| builder.idle(DAY).absolute(3 * DAY));
     let other = app.start_at(&ManualClock::new());
     let mut browser = Browser::new();
@@ -202,7 +202,7 @@ async fn corrected_clock_reads_other_nodes_tokens() {
 
 // A node whose clock was set back within the allowed skew still serves the sessions of other nodes.
 #[tokio::test]
-async fn step_back_signs_nobody_out() {
+async fn step_back_ends_no_session() {
     let clock = ManualClock::new();
     let app = App::with(|builder| builder.idle(3 * HOUR).absolute(DAY));
     let other = app.start_at(&clock);
@@ -219,7 +219,7 @@ async fn step_back_signs_nobody_out() {
 }
 
 #[tokio::test]
-async fn step_forward_is_followed() {
+async fn step_forward_expires_session() {
     let app = app();
     let mut browser = app.dark().await;
     let handle = browser.open(&app.node).await;
@@ -232,7 +232,7 @@ async fn step_forward_is_followed() {
 }
 
 #[tokio::test]
-async fn sleeper_wakes_on_time_after_step_back() {
+async fn sleeping_handle_ignores_step_back() {
     let app = App::with(|builder| builder.idle(3 * HOUR).absolute(6 * HOUR));
     let mut browser = app.dark().await;
     let closed = tokio::spawn(browser.open(&app.node).await.closed());
@@ -247,7 +247,7 @@ async fn sleeper_wakes_on_time_after_step_back() {
 }
 
 #[tokio::test]
-async fn sleeper_notices_step_forward_within_an_hour() {
+async fn sleeping_handle_notices_step_forward() {
     let app = App::with(|builder| builder.idle(3 * DAY).absolute(6 * DAY));
     let mut browser = app.dark().await;
     let closed = tokio::spawn(browser.open(&app.node).await.closed());
@@ -260,7 +260,7 @@ async fn sleeper_notices_step_forward_within_an_hour() {
 
 // The bound stated in the docs of `Clock`: a restart forgets how far the clock was set back.
 #[tokio::test]
-async fn restart_after_step_back_extends_by_the_step() {
+async fn restart_forgets_step_back() {
     let app = app();
     let browser = app.dark().await;
     app.clock.advance(MINUTE);
@@ -273,7 +273,7 @@ async fn restart_after_step_back_extends_by_the_step() {
 }
 
 #[tokio::test]
-async fn store_is_told_times_of_the_wall_clock() {
+async fn store_gets_wall_clock_times() {
     let store = SpyStore::new();
     let tier = store.clone();
     let app = App::with(move |builder| builder.idle(HOUR).absolute(6 * HOUR).tier(SharedTier::new(tier.clone())));

@@ -7,7 +7,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn end_of_all_sessions_signs_out_everywhere() {
+async fn end_all_signs_out_everywhere() {
     let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     let (other, bob) = (signed_in(&node, "ada").await, signed_in(&node, "bob").await);
@@ -27,7 +27,7 @@ async fn end_of_all_sessions_signs_out_everywhere() {
 }
 
 #[tokio::test]
-async fn only_the_ending_handle_signs_in_again() {
+async fn handle_signs_in_after_end_all() {
     let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     let end = async |session: Session| {
@@ -39,7 +39,7 @@ async fn only_the_ending_handle_signs_in_again() {
 }
 
 #[tokio::test]
-async fn password_change_ends_the_other_sessions() {
+async fn password_change_ends_other_sessions() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
@@ -57,7 +57,7 @@ async fn password_change_ends_the_other_sessions() {
 }
 
 #[tokio::test]
-async fn end_all_needs_a_user_and_a_request() {
+async fn end_all_needs_signed_in_user() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let both =
@@ -76,7 +76,7 @@ async fn end_all_needs_a_user_and_a_request() {
 }
 
 #[tokio::test]
-async fn end_of_all_sessions_alone_removes_the_cookie() {
+async fn end_all_removes_cookie() {
     let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     browser.visit(&node, async |session| session.end_all_sessions().await.unwrap()).await;

@@ -12,7 +12,7 @@ async fn revoked(node: &Node) -> Browser {
 }
 
 #[tokio::test]
-async fn page_that_looks_for_a_message_works() {
+async fn take_on_ended_session_returns_none() {
     let node = App::new().node;
     let mut browser = revoked(&node).await;
     let looks =
@@ -22,7 +22,7 @@ async fn page_that_looks_for_a_message_works() {
 
 // A link from another site, for which the browser withholds the cookie, and a request with cookies of two sessions.
 #[tokio::test]
-async fn page_without_any_session_looks_for_a_message() {
+async fn take_without_session_returns_none() {
     let node = App::new().node;
     let mut request = Browser::new().request();
     request.headers_mut().insert("sec-fetch-site", "cross-site".parse().unwrap());
@@ -40,7 +40,7 @@ async fn page_without_any_session_looks_for_a_message() {
 }
 
 #[tokio::test]
-async fn sign_out_leaves_a_message_and_another_session() {
+async fn flash_message_follows_revocation() {
     let node = App::new().node;
     let mut browser = revoked(&node).await;
     let sign_out = async |session: Session| {
@@ -54,7 +54,7 @@ async fn sign_out_leaves_a_message_and_another_session() {
 }
 
 #[tokio::test]
-async fn old_handle_signs_out_and_begins_anew() {
+async fn ended_handle_signs_out_and_renews() {
     let node = App::new().node;
     let browser = signed_in(&node, "ada").await;
     let session = under_way(&browser, &node).await;
@@ -69,7 +69,7 @@ async fn old_handle_signs_out_and_begins_anew() {
 // The renewed session lives on in the same browser: a late sign-out of the old id must not begin a session over the
 // renewed one.
 #[tokio::test]
-async fn renewal_in_another_tab_permits_no_new_session() {
+async fn sign_in_elsewhere_blocks_old_renewal() {
     let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     let late = browser.clone();

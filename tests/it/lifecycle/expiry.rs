@@ -20,7 +20,7 @@ use crate::support::{
 
 // R5.
 #[tokio::test]
-async fn access_extends_idle_time_and_expiry_is_punctual() {
+async fn access_extends_idle_lifetime() {
     let app = App::new();
     let node = app.start();
     // The handle comes from an ordinary request: the reads of a socket are no use.
@@ -41,7 +41,7 @@ async fn access_extends_idle_time_and_expiry_is_punctual() {
 
 // R5.
 #[tokio::test]
-async fn user_value_access_uses_the_session() {
+async fn user_value_access_extends_session() {
     let app = App::new();
     let node = app.start();
     let live = signed_in(&node, "ada").await.visit(&node, async |session| session).await;
@@ -57,7 +57,7 @@ async fn user_value_access_uses_the_session() {
 
 // R5.
 #[tokio::test]
-async fn reading_extends_what_the_browser_carries() {
+async fn reads_extend_browser_cookie() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -72,7 +72,7 @@ async fn reading_extends_what_the_browser_carries() {
 }
 
 #[tokio::test]
-async fn user_values_last_31_days_from_use() {
+async fn unused_user_values_last_31_days() {
     let app = App::new();
     let node = app.start();
     let ada = async || node.sessions.for_principal(Principal::new("ada")).await.unwrap().value::<Division>();
@@ -96,7 +96,7 @@ impl SessionValue for Unread {
 }
 
 #[tokio::test]
-async fn principal_values_expire_without_a_sweep() {
+async fn user_values_expire_without_sweep() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).value::<Unread>().build().unwrap());
     node.sessions.for_principal(Principal::new("ada")).await.unwrap().set(Unread(7)).await.unwrap();
@@ -105,7 +105,7 @@ async fn principal_values_expire_without_a_sweep() {
 }
 
 #[tokio::test]
-async fn cookie_revives_no_expired_principal_values() {
+async fn cookie_revives_only_carried_values() {
     let (ring, clock) = (ring(), ManualClock::new());
     let lived = || builder(&ring, &clock).value::<Unread>().idle(100 * DAY).absolute(365 * DAY);
     let node = Node::new(lived().build().unwrap());
@@ -162,7 +162,7 @@ async fn sweep_drops_only_expired_records() {
 
 // R5.
 #[tokio::test]
-async fn expired_values_are_not_served_before_the_sweep() {
+async fn unswept_expired_values_never_answer() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -172,7 +172,7 @@ async fn expired_values_are_not_served_before_the_sweep() {
 }
 
 #[tokio::test]
-async fn the_sweeper_lets_others_have_their_turn() {
+async fn sweeper_works_in_bounded_steps() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
     for _ in 0..200 {
@@ -193,7 +193,7 @@ async fn the_sweeper_lets_others_have_their_turn() {
 // Wake-ups at the end.
 
 #[tokio::test]
-async fn end_wakes_every_sleeper() {
+async fn expiry_wakes_all_waiters() {
     let app = App::new();
     let node = app.start();
     let live = socket(&visitor(&node).await, &node).await;
@@ -213,7 +213,7 @@ async fn end_wakes_every_sleeper() {
 }
 
 #[tokio::test]
-async fn a_sleeper_follows_a_deadline_that_moves() {
+async fn sleeping_handle_follows_moved_deadline() {
     let app = App::new();
     let node = app.start();
     let live = socket(&visitor(&node).await, &node).await;
@@ -234,7 +234,7 @@ async fn a_sleeper_follows_a_deadline_that_moves() {
 }
 
 #[tokio::test]
-async fn sleeper_follows_a_shorter_lifetime_from_cookies() {
+async fn sleeping_handle_follows_shortened_lifetime() {
     let app = App::new();
     let (here, elsewhere) = (app.start(), app.start());
     let mut browser = visitor(&here).await;

@@ -60,7 +60,7 @@ async fn remember(browser: &mut Browser, node: &Node) {
 }
 
 #[tokio::test]
-async fn next_user_is_not_remembered() {
+async fn next_user_gets_configured_lifetime() {
     for (app, node, other) in settings() {
         let mut browser = signed_in(&node, "ada").await;
         remember(&mut browser, &node).await;
@@ -75,7 +75,7 @@ async fn next_user_is_not_remembered() {
 }
 
 #[tokio::test]
-async fn next_user_keeps_a_cookie_past_the_browser() {
+async fn next_user_gets_persistent_cookie() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
@@ -86,7 +86,7 @@ async fn next_user_keeps_a_cookie_past_the_browser() {
 }
 
 #[tokio::test]
-async fn lifetime_of_the_handle_begins_a_sign_in() {
+async fn sign_in_uses_preset_lifetime() {
     for (app, node, other) in settings() {
         for has_session in [false, true] {
             let mut browser = if has_session { visitor(&node).await } else { Browser::new() };
@@ -103,7 +103,7 @@ async fn lifetime_of_the_handle_begins_a_sign_in() {
 }
 
 #[tokio::test]
-async fn lifetime_waits_for_the_first_write() {
+async fn lifetime_waits_for_first_write() {
     for (app, node, other) in settings() {
         let mut browser = Browser::new();
         let before = node.sessions.stats().records;
@@ -127,7 +127,7 @@ async fn lifetime_waits_for_the_first_write() {
 }
 
 #[tokio::test]
-async fn lifetime_before_a_session_ends_with_the_handle() {
+async fn lifetime_without_write_is_dropped() {
     let app = App::new();
     let node = app.start();
     let mut browser = Browser::new();
@@ -137,7 +137,7 @@ async fn lifetime_before_a_session_ends_with_the_handle() {
 }
 
 #[tokio::test]
-async fn own_end_forgets_the_lifetime() {
+async fn destroy_forgets_lifetime() {
     for (app, node, other) in settings() {
         for (had_session, signs_in) in [(true, true), (true, false), (false, true)] {
             let mut browser = if had_session { visitor(&node).await } else { Browser::new() };
@@ -158,7 +158,7 @@ async fn own_end_forgets_the_lifetime() {
 }
 
 #[tokio::test]
-async fn lifetime_after_the_own_end_begins_the_next() {
+async fn lifetime_set_after_destroy_applies() {
     let app = App::new();
     let node = app.start();
     for signs_in in [true, false] {
@@ -178,7 +178,7 @@ async fn lifetime_after_the_own_end_begins_the_next() {
 }
 
 #[tokio::test]
-async fn late_login_is_remembered() {
+async fn late_sign_in_keeps_lifetime() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
@@ -193,7 +193,7 @@ async fn late_login_is_remembered() {
 }
 
 #[tokio::test]
-async fn renewal_keeps_its_lifetime() {
+async fn renewal_keeps_lifetime() {
     for (app, node, other) in settings() {
         let mut browser = visitor(&node).await;
         remember(&mut browser, &node).await;
@@ -205,7 +205,7 @@ async fn renewal_keeps_its_lifetime() {
 }
 
 #[tokio::test]
-async fn every_cookie_goes_with_its_browser() {
+async fn until_browser_closes_omits_max_age() {
     let app = App::new();
     let until_closed = || app.start_with(|sessions| sessions.until_browser_closes());
     let (node, other) = (until_closed(), until_closed());
@@ -224,7 +224,7 @@ async fn every_cookie_goes_with_its_browser() {
 }
 
 #[tokio::test]
-async fn order_begins_with_the_configured_lifetime() {
+async fn sign_in_order_uses_configured_lifetime() {
     let app = App::new();
     let node = app.start();
     for has_session in [true, false] {
@@ -242,7 +242,7 @@ async fn order_begins_with_the_configured_lifetime() {
 }
 
 #[tokio::test]
-async fn jobs_and_ended_sessions_take_no_lifetime() {
+async fn lifetime_needs_living_session() {
     let app = App::new();
     let node = app.start();
     let job = node.sessions.for_principal(layered_session::Principal::new("ada")).await.unwrap();
@@ -255,7 +255,7 @@ async fn jobs_and_ended_sessions_take_no_lifetime() {
 }
 
 #[tokio::test]
-async fn lifetime_given_later_wins_on_other_nodes() {
+async fn later_lifetime_wins_across_nodes() {
     for (app, node, other) in settings() {
         let mut browser = Browser::new();
         let login = async |session: Session| {
@@ -273,7 +273,7 @@ async fn lifetime_given_later_wins_on_other_nodes() {
 }
 
 #[tokio::test]
-async fn store_keeps_the_session_for_its_lifetime() {
+async fn store_gets_session_lifetime() {
     let app = App::new();
     let store = SpyStore::new();
     let node = app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));

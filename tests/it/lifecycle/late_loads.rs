@@ -52,7 +52,7 @@ async fn late(browser: &Browser, node: &Node, loads_before: bool) -> Extensions 
 }
 
 #[tokio::test]
-async fn late_load_knows_that_the_head_has_left() {
+async fn late_load_refuses_renewal() {
     let app = App::new();
     for loads_before in [false, true] {
         for (node, has_memory) in nodes(&app) {
@@ -76,7 +76,7 @@ async fn late_load_knows_that_the_head_has_left() {
 }
 
 #[tokio::test]
-async fn late_end_gives_the_page_a_removal() {
+async fn late_end_returns_removal_token() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -88,7 +88,7 @@ async fn late_end_gives_the_page_a_removal() {
 }
 
 #[tokio::test]
-async fn response_varies_for_every_load_that_waited() {
+async fn waiting_load_sets_vary() {
     let app = App::new();
     let answers = Arc::new(Semaphore::new(1));
     let permits = Arc::clone(&answers);
@@ -131,7 +131,7 @@ async fn response_varies_for_every_load_that_waited() {
 }
 
 #[tokio::test]
-async fn ends_of_all_need_memory() {
+async fn end_all_needs_memory() {
     let app = App::new();
     for (node, has_memory) in nodes(&app) {
         let mut browser = signed_in(&node, "ada").await;

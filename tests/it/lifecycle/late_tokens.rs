@@ -29,7 +29,7 @@ const FENCED: (bool, Option<WriteErrorKind>, bool) = (true, Some(WriteErrorKind:
 
 // G12.
 #[tokio::test]
-async fn writes_after_the_end_revive_nothing() {
+async fn late_writes_revive_no_session() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -64,7 +64,7 @@ async fn writes_after_the_end_revive_nothing() {
 
 // R4.
 #[tokio::test]
-async fn nothing_revives_a_destroyed_session() {
+async fn destroyed_session_is_never_revived() {
     let app = App::with(|builder| builder.idle(6 * DAY).absolute(10 * DAY));
     let mut browser = app.dark().await;
     app.clock.advance(3 * DAY);
@@ -117,7 +117,7 @@ async fn nothing_revives_a_destroyed_session() {
 }
 
 #[tokio::test]
-async fn late_request_cookie_and_token_undo_no_end() {
+async fn late_request_undoes_no_end() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let (mut old, live) = (browser.clone(), socket(&browser, &node).await);
@@ -136,7 +136,7 @@ async fn late_request_cookie_and_token_undo_no_end() {
 }
 
 #[tokio::test]
-async fn ended_id_is_fenced_for_a_minute() {
+async fn ended_id_blocks_writes_for_minute() {
     let app = App::new();
     for renews in [true, false] {
         let node = app.start();
@@ -162,7 +162,7 @@ async fn ended_id_is_fenced_for_a_minute() {
 }
 
 #[tokio::test]
-async fn tombstone_outlives_cookies_of_earlier_lifetimes() {
+async fn tombstone_outlives_earlier_lifetime() {
     let short = Lifetime::new(DAY / 96, DAY + DAY / 4).unwrap();
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
@@ -182,7 +182,7 @@ async fn tombstone_outlives_cookies_of_earlier_lifetimes() {
 // Removals of values.
 
 #[tokio::test]
-async fn an_older_cookie_brings_no_removed_value_back() {
+async fn older_cookie_restores_no_removed_value() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -199,7 +199,7 @@ async fn an_older_cookie_brings_no_removed_value_back() {
 }
 
 #[tokio::test]
-async fn removal_outlives_cookies_of_remembered_sessions() {
+async fn removal_outlives_remembered_session() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -213,7 +213,7 @@ async fn removal_outlives_cookies_of_remembered_sessions() {
 }
 
 #[tokio::test]
-async fn removal_outlives_cookies_of_longer_lifetimes() {
+async fn removal_outlives_longer_lifetime() {
     let long = Lifetime::new(31 * DAY, 365 * DAY).unwrap();
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
@@ -228,7 +228,7 @@ async fn removal_outlives_cookies_of_longer_lifetimes() {
 
 // G12: cookies sealed for a longer lifetime still open after a change to a shorter lifetime.
 #[tokio::test]
-async fn removal_outlives_cookies_of_an_earlier_lifetime() {
+async fn removal_outlives_earlier_lifetime() {
     let app = App::new();
     let node = app.start();
     let lifetime = |idle| Lifetime::new(idle, 365 * DAY).unwrap();
@@ -271,7 +271,7 @@ async fn end_all_spares_other_users() {
 
 // R6.
 #[tokio::test]
-async fn end_all_ends_sessions_that_arrive_later() {
+async fn end_all_ends_sessions_arriving_later() {
     let app = App::new();
     let sign_in = async |name: &'static str| {
         let mut browser = app.dark().await;
@@ -300,7 +300,7 @@ async fn end_all_ends_sessions_that_arrive_later() {
 }
 
 #[tokio::test]
-async fn end_all_outlasts_every_given_lifetime() {
+async fn end_all_outlives_long_lifetimes() {
     let long = Lifetime::new(90 * DAY, 365 * DAY).unwrap();
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
@@ -315,7 +315,7 @@ async fn end_all_outlasts_every_given_lifetime() {
 }
 
 #[tokio::test]
-async fn end_all_brings_no_idled_out_value_back() {
+async fn end_all_restores_no_expired_value() {
     let app = App::new();
     let node = app.start_with(|sessions| sessions.principal_idle(DAY));
     let ada = async || node.sessions.for_principal(Principal::new("ada")).await.unwrap();
@@ -326,7 +326,7 @@ async fn end_all_brings_no_idled_out_value_back() {
 }
 
 #[tokio::test]
-async fn end_all_counts_as_use_of_the_mark() {
+async fn end_all_outlives_idle_user_record() {
     let app = App::new();
     let node = || app.start_with(|sessions| sessions.idle(60 * DAY).absolute(60 * DAY));
     let (here, there) = (node(), node());
@@ -343,7 +343,7 @@ async fn end_all_counts_as_use_of_the_mark() {
 
 // A restarted node learns the longest lifetime of sessions from a cookie.
 #[tokio::test]
-async fn end_all_after_restart_outlasts_long_lifetimes() {
+async fn end_all_after_restart_holds() {
     let long = Lifetime::new(90 * DAY, 365 * DAY).unwrap();
     let app = App::new();
     let (before, after) = (app.start(), app.start());
@@ -363,7 +363,7 @@ async fn end_all_after_restart_outlasts_long_lifetimes() {
 
 // R6: a sign-in on a node whose clock is ahead also counts as earlier.
 #[tokio::test]
-async fn end_all_ends_sessions_of_fast_clocks() {
+async fn end_all_ends_fast_clock_sessions() {
     let (app, ahead) = (App::new(), ManualClock::new());
     ahead.advance(Duration::from_secs(60));
     let mut browser = signed_in(&app.start_at(&ahead), "ada").await;
@@ -412,7 +412,7 @@ impl Clock for Punctual {
 
 // G18: a handle that waits for the end has set its timer by the longer lifetime.
 #[tokio::test]
-async fn closed_wakes_on_time_after_a_shorter_lifetime() {
+async fn shortened_lifetime_wakes_closed_on_time() {
     let (app, clock) = (App::new(), Punctual::default());
     let node = || app.start_with(|sessions| sessions.clock(clock.clone()));
     let (here, there) = (node(), node());

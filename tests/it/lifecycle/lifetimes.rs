@@ -32,7 +32,7 @@ async fn gone_from(browser: &Browser, nodes: [&Node; 2]) {
 
 // R5.
 #[tokio::test]
-async fn only_use_extends_the_idle_limit() {
+async fn use_extends_idle_lifetime() {
     let app = app();
     let mut browser = app.dark().await;
     app.clock.advance(DAY - SECOND);
@@ -47,7 +47,7 @@ async fn only_use_extends_the_idle_limit() {
 
 // R5: the server checks its own deadline, and does not rely on the browser and `Max-Age`.
 #[tokio::test]
-async fn cookie_expires_at_its_exact_second() {
+async fn cookie_expires_at_exact_second() {
     let app = app();
     let browser = app.dark().await;
     let handle = browser.clone().open(&app.node).await;
@@ -61,7 +61,7 @@ async fn cookie_expires_at_its_exact_second() {
 
 // R5.
 #[tokio::test]
-async fn use_extends_no_absolute_limit() {
+async fn use_extends_no_absolute_lifetime() {
     let app = app();
     let mut browser = app.dark().await;
     let ends = app.clock.now() + 3 * DAY;
@@ -82,7 +82,7 @@ async fn use_extends_no_absolute_limit() {
 }
 
 #[tokio::test]
-async fn renewal_keeps_and_sign_in_resets_the_beginning() {
+async fn only_sign_in_resets_created_at() {
     let app = app();
     let mut browser = app.dark().await;
     let begun = app.clock.now();
@@ -96,7 +96,7 @@ async fn renewal_keeps_and_sign_in_resets_the_beginning() {
 
 // R14.
 #[tokio::test]
-async fn max_age_ends_a_minute_before_the_server() {
+async fn max_age_ends_minute_early() {
     let app = app();
     let mut browser = Browser::new();
     let set = browser.write(&app.node, "dark").await;
@@ -112,7 +112,7 @@ async fn max_age_ends_a_minute_before_the_server() {
 
 // R14.
 #[tokio::test]
-async fn max_age_is_400_days_at_most() {
+async fn max_age_limit_is_400_days() {
     let app = App::with(|builder| builder.idle(500 * DAY).absolute(1000 * DAY));
     let set = Browser::new().write(&app.node, "dark").await;
     assert_eq!(max_age(&set[0]), Some((400 * DAY).as_secs()));
@@ -120,7 +120,7 @@ async fn max_age_is_400_days_at_most() {
 
 // R14: a browser with daily visits keeps its session, also if the browser caps the cookie's lifetime.
 #[tokio::test]
-async fn daily_use_outlives_the_browsers_400_days() {
+async fn daily_use_outlives_browser_limit() {
     for (idle, absolute) in [(500, 500), (450, 1000), (5000, 9000)] {
         let app = App::with(move |builder| builder.idle(idle * DAY).absolute(absolute * DAY));
         let (mut browser, mut dropped, mut refreshes) = (Browser::new(), 0, 0);
@@ -160,7 +160,7 @@ async fn cookie_refreshes_once_per_idle_tenth() {
 
 // R14.
 #[tokio::test]
-async fn cookie_of_fast_clock_counts_as_sealed_now() {
+async fn fast_clock_cookie_counts_as_now() {
     let (app, ahead) = (app(), ManualClock::new());
     ahead.advance(HOUR);
     let mut browser = Browser::new();
@@ -172,7 +172,7 @@ async fn cookie_of_fast_clock_counts_as_sealed_now() {
 
 // R14.
 #[tokio::test]
-async fn fast_clock_extends_no_absolute_limit() {
+async fn fast_clock_extends_no_absolute_lifetime() {
     let (app, ahead) = (app(), ManualClock::new());
     ahead.advance(HOUR);
     let mut browser = Browser::new();
@@ -190,7 +190,7 @@ async fn fast_clock_extends_no_absolute_limit() {
 
 // R14.
 #[tokio::test]
-async fn cookie_beyond_allowed_skew_is_refused() {
+async fn cookie_beyond_clock_skew_is_refused() {
     let (app, ahead) = (app(), ManualClock::new());
     ahead.advance(HOUR + SECOND);
     let mut browser = Browser::new();
@@ -203,7 +203,7 @@ async fn cookie_beyond_allowed_skew_is_refused() {
 }
 
 #[tokio::test]
-async fn step_back_ends_and_extends_nothing() {
+async fn clock_step_back_changes_no_expiry() {
     let app = app();
     let begun = app.clock.now();
     let mut browser = app.dark().await;
@@ -221,7 +221,7 @@ async fn step_back_ends_and_extends_nothing() {
 
 // R5.
 #[tokio::test]
-async fn remember_me_is_kept_with_the_session() {
+async fn remember_me_follows_session() {
     let app = app();
     let mut browser = app.dark().await;
     let other = app.start();
@@ -241,7 +241,7 @@ async fn remember_me_is_kept_with_the_session() {
 }
 
 #[tokio::test]
-async fn absolute_lifetime_counts_from_the_beginning() {
+async fn absolute_lifetime_counts_from_beginning() {
     let app = app();
     let mut browser = app.dark().await;
     app.clock.advance(2 * HOUR);
@@ -269,7 +269,7 @@ async fn browser_session_has_no_max_age() {
 }
 
 #[tokio::test]
-async fn value_max_age_ends_before_the_session() {
+async fn value_expires_before_session() {
     let app = app();
     let mut browser = app.dark().await;
     let code = async |session: Session| session.get::<Code>();
@@ -288,7 +288,7 @@ async fn value_max_age_ends_before_the_session() {
 
 // If the writer's clock is ahead, the value lives for its lifetime at most, counted from the first read on this node.
 #[tokio::test]
-async fn faster_clock_extends_no_value_here() {
+async fn fast_clock_extends_no_value() {
     let (app, ahead) = (app(), ManualClock::new());
     ahead.advance(HOUR / 2);
     let mut browser = first_write(&app.start_at(&ahead), Code(7)).await;
@@ -301,7 +301,7 @@ async fn faster_clock_extends_no_value_here() {
 }
 
 #[tokio::test]
-async fn each_write_begins_a_max_age_anew() {
+async fn write_restarts_value_max_age() {
     let app = app();
     let mut browser = Browser::new();
     let count = async |session: Session| session.update(|code: &mut Code| code.0 += 1).await.unwrap();
@@ -316,7 +316,7 @@ async fn each_write_begins_a_max_age_anew() {
 
 // R5: a use on a socket alone counts too.
 #[tokio::test]
-async fn touch_extends_but_never_revives() {
+async fn touch_revives_no_expired_session() {
     let app = app();
     let mut browser = app.dark().await;
     let socket = browser.open(&app.node).await;
@@ -348,7 +348,7 @@ async fn expired_sessions_leave_memory() {
 }
 
 #[tokio::test]
-async fn later_lifetime_wins_over_fast_clocks() {
+async fn later_lifetime_beats_fast_clock() {
     let (ring, ahead, clock) = (ring(), ManualClock::new(), ManualClock::new());
     ahead.advance(Duration::from_secs(300));
     let first = Node::new(builder(&ring, &ahead).build().unwrap());
@@ -366,7 +366,7 @@ async fn later_lifetime_wins_over_fast_clocks() {
 }
 
 #[tokio::test]
-async fn the_longest_lifetimes_survive_a_restart() {
+async fn huge_lifetime_survives_restart() {
     let (ring, clock) = (ring(), ManualClock::new());
     let ages = Duration::from_secs(1 << 61);
     let node = || Node::new(builder(&ring, &clock).idle(ages).absolute(ages).build().unwrap());
@@ -377,7 +377,7 @@ async fn the_longest_lifetimes_survive_a_restart() {
 
 // G12: memory keeps a shortened lifetime, through every sweep, for as long as a cookie of the longer lifetime opens.
 #[tokio::test]
-async fn longer_cookie_revives_no_shortened_session() {
+async fn shortened_lifetime_survives_sweeps() {
     let app = app();
     let mut browser = app.dark().await;
     app.clock.advance(DAY / 2);
@@ -396,7 +396,7 @@ async fn longer_cookie_revives_no_shortened_session() {
 
 // G16: a cookie with the same expiry does not prove that the browser has the new lifetime.
 #[tokio::test]
-async fn lifetime_change_reaches_browser_despite_equal_end() {
+async fn lost_lifetime_change_reaches_browser() {
     let app = app();
     let mut browser = app.dark().await;
     let longer = Lifetime::new(DAY, 9 * DAY).unwrap();

@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn flash_message_follows_a_sign_out() {
+async fn flash_message_follows_sign_out() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
@@ -36,7 +36,7 @@ async fn flash_message_follows_a_sign_out() {
 }
 
 #[tokio::test]
-async fn watches_end_with_the_handles_own_end() {
+async fn destroy_ends_own_watches() {
     let node = App::new().node;
     for signs_in in [true, false] {
         for polled in [true, false] {
@@ -99,7 +99,7 @@ async fn bring_as(browser: &Browser, node: &Node, user: &'static str, order: &Re
 
 // The user that `identify` names stays when the session ends.
 #[tokio::test]
-async fn order_after_own_end_keeps_the_user() {
+async fn renewal_order_keeps_user_after_destroy() {
     let (node, browser) = identified_by_head().await;
     let order = renewal_after_an_end(&node, &browser).await;
     for (user, status) in [("bob", StatusCode::CONFLICT), ("ada", StatusCode::OK)] {
@@ -108,7 +108,7 @@ async fn order_after_own_end_keeps_the_user() {
 }
 
 #[tokio::test]
-async fn order_after_own_end_obeys_end_all() {
+async fn end_all_ends_renewal_order() {
     let (node, browser) = identified_by_head().await;
     let order = renewal_after_an_end(&node, &browser).await;
     node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
@@ -117,7 +117,7 @@ async fn order_after_own_end_obeys_end_all() {
 
 // Another node's memory may hold the session that the order's handle has ended.
 #[tokio::test]
-async fn values_of_an_ended_session_follow_no_order() {
+async fn sign_in_order_drops_ended_values() {
     let app = App::new();
     for resolution in [Resolution::Newest, Resolution::FirstHit] {
         let [first, second, third] = [(); 3].map(|()| app.start_with(|sessions| sessions.resolution(resolution)));
@@ -139,7 +139,7 @@ async fn values_of_an_ended_session_follow_no_order() {
 
 // The removal in an order does not touch the session that the handle's next write begins.
 #[tokio::test]
-async fn revoked_order_ends_no_next_session() {
+async fn cancelled_sign_in_order_spares_next_session() {
     let node = App::new().node;
     let live = socket(&Browser::new(), &node).await;
     let _order = live.sign_in(user("ada")).by_page().unwrap();
@@ -154,7 +154,7 @@ async fn revoked_order_ends_no_next_session() {
 
 // The handle's first end gives no right over the session that follows.
 #[tokio::test]
-async fn end_of_the_next_session_is_somebody_elses() {
+async fn revoked_next_session_blocks_sign_in() {
     let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     let inner = node.clone();
@@ -171,7 +171,7 @@ async fn end_of_the_next_session_is_somebody_elses() {
 }
 
 #[tokio::test]
-async fn renewal_of_an_ended_id_is_closed() {
+async fn ended_id_cannot_renew() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let old = browser.clone();
@@ -183,7 +183,7 @@ async fn renewal_of_an_ended_id_is_closed() {
 }
 
 #[tokio::test]
-async fn two_renewals_at_once_leave_one_session() {
+async fn concurrent_renewals_leave_one_session() {
     let node = App::new().node;
     let browser = visitor(&node).await;
     let mut second = browser.clone();
@@ -203,7 +203,7 @@ async fn two_renewals_at_once_leave_one_session() {
 
 // A past bug took a clone's renewal for a foreign renewal: the sign-out was `Ok`, and the user still signed in.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sign_out_beside_a_clones_renewal_signs_out() {
+async fn sign_out_wins_over_concurrent_renewal() {
     let node = App::new().node;
     for _ in 0..200 {
         let mut browser = signed_in(&node, "ada").await;
@@ -221,7 +221,7 @@ async fn sign_out_beside_a_clones_renewal_signs_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lifetime_follows_a_clones_renewal() {
+async fn lifetime_survives_concurrent_renewal() {
     let node = App::new().node;
     let short = Lifetime::new(DAY / 4, DAY / 2).unwrap();
     for _ in 0..200 {

@@ -32,7 +32,7 @@ async fn new_cookie_ends_old_id_elsewhere() {
 }
 
 #[tokio::test]
-async fn cookie_names_its_predecessor_for_a_minute() {
+async fn cookie_names_old_id_for_minute() {
     for (passed, named) in [(59_999, true), (60_000, false)] {
         let app = App::new();
         let (node, other) = (app.start(), app.start());
@@ -48,7 +48,7 @@ async fn cookie_names_its_predecessor_for_a_minute() {
 }
 
 #[tokio::test]
-async fn sign_out_elsewhere_reaches_the_renewed_session() {
+async fn sign_out_elsewhere_ends_renewed_session() {
     let app = App::new();
     let (node, other) = (app.start(), app.start());
     let mut browser = signed_in(&node, "ada").await;
@@ -71,7 +71,7 @@ async fn sign_out_elsewhere_reaches_the_renewed_session() {
 
 // The cookie of a node that learned of a renewal by a cookie, or set another lifetime, names the old id too.
 #[tokio::test]
-async fn later_cookies_name_the_predecessor() {
+async fn later_cookies_name_old_id() {
     let app = App::new();
     let [first, second, third] = [(); 3].map(|()| app.start());
     let mut browser = signed_in(&first, "ada").await;
@@ -86,7 +86,7 @@ async fn later_cookies_name_the_predecessor() {
 }
 
 #[tokio::test]
-async fn session_after_own_end_names_ended_id() {
+async fn sign_in_after_destroy_names_old_id() {
     let app = App::new();
     let (node, other) = (app.start(), app.start());
     let mut browser = visitor(&node).await;
@@ -101,7 +101,7 @@ async fn session_after_own_end_names_ended_id() {
 }
 
 #[tokio::test]
-async fn sign_out_elsewhere_spares_the_next_users_session() {
+async fn sign_out_elsewhere_spares_next_user() {
     let app = App::new();
     let (node, other) = (app.start(), app.start());
     let mut browser = signed_in(&node, "bob").await;

@@ -15,7 +15,7 @@ use crate::support::{
 
 // R3.
 #[tokio::test]
-async fn renewal_moves_data_and_ends_old_id() {
+async fn renewal_moves_values_to_new_id() {
     let app = App::new();
     let mut browser = app.dark().await;
     let (old, socket) = (browser.clone(), browser.open(&app.node).await);
@@ -44,7 +44,7 @@ async fn renewal_survives_lost_memory() {
 
 // R3: a browser that did not receive the new id has lost its session.
 #[tokio::test]
-async fn lost_renewal_keeps_no_old_id() {
+async fn lost_renewal_response_loses_session() {
     let app = App::new();
     let browser = app.dark().await;
     browser.clone().visit(&app.node, async |session| session.renew().await.unwrap()).await;
@@ -56,7 +56,7 @@ async fn lost_renewal_keeps_no_old_id() {
 
 // G12.
 #[tokio::test]
-async fn renewal_keeps_own_watches_and_ends_others() {
+async fn renewal_keeps_only_own_watches() {
     let node = App::new().node;
     let browser = visitor(&node).await;
     let (live, other) = (under_way(&browser, &node).await, socket(&browser, &node).await);
@@ -81,7 +81,7 @@ async fn renewal_keeps_own_watches_and_ends_others() {
 
 // G12.
 #[tokio::test]
-async fn sleeping_page_wakes_for_writes_after_renewal() {
+async fn watch_wakes_after_renewal() {
     let node = App::new().node;
     let live = under_way(&visitor(&node).await, &node).await;
     let page = waiting_for(live.watch::<Theme>(), theme("dark")).await;
@@ -92,7 +92,7 @@ async fn sleeping_page_wakes_for_writes_after_renewal() {
 }
 
 #[tokio::test]
-async fn renewal_follows_only_its_own_end() {
+async fn only_ending_handle_may_renew() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let old = browser.clone();
@@ -116,7 +116,7 @@ async fn renewal_follows_only_its_own_end() {
 
 // G7.
 #[tokio::test]
-async fn adoption_never_replaces_the_users_value() {
+async fn adoption_keeps_existing_user_value() {
     for (own, adopts, expected) in
         [(None, false, -1), (None, true, 3), (Some(Division(2)), false, 2), (Some(Division(2)), true, 2)]
     {
@@ -138,7 +138,7 @@ async fn adoption_never_replaces_the_users_value() {
 
 // G7.
 #[tokio::test]
-async fn anonymous_choice_ends_with_any_sign_in() {
+async fn sign_in_removes_anonymous_choice() {
     let app = App::new();
     let principal = |user: &User| (user.0 != "guest").then(|| Principal::new(&user.0));
     let node = || app.start_with(|sessions| sessions.identify_by::<User>(principal));
@@ -154,7 +154,7 @@ async fn anonymous_choice_ends_with_any_sign_in() {
 
 // G12.
 #[tokio::test]
-async fn sign_in_ends_other_tabs_sockets() {
+async fn sign_in_closes_other_tabs() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let tab = socket(&browser, &node).await;
@@ -168,7 +168,7 @@ async fn sign_in_ends_other_tabs_sockets() {
 
 // G13.
 #[tokio::test]
-async fn post_with_old_cookie_keeps_the_login() {
+async fn late_post_keeps_sign_in() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let mut late = browser.clone();
@@ -181,7 +181,7 @@ async fn post_with_old_cookie_keeps_the_login() {
 }
 
 #[tokio::test]
-async fn watch_follows_the_signed_in_user() {
+async fn watch_follows_signed_in_user() {
     let node = App::new().node;
     let job = node.sessions.for_principal(Principal::new("ada")).await.unwrap();
     job.set(Division(2)).await.unwrap();
@@ -200,7 +200,7 @@ async fn watch_follows_the_signed_in_user() {
 }
 
 #[tokio::test]
-async fn refused_sign_in_keeps_the_watches() {
+async fn refused_sign_in_keeps_watches() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
     let browser = signed_in(&node, "ada").await;
@@ -217,7 +217,7 @@ async fn refused_sign_in_keeps_the_watches() {
 }
 
 #[tokio::test]
-async fn first_hit_sign_in_keeps_no_earlier_user() {
+async fn first_hit_sign_in_drops_earlier_user() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = || Node::new(builder(&ring, &clock).resolution(Resolution::FirstHit).build().unwrap());
     let (first, second) = (node(), node());
@@ -232,7 +232,7 @@ async fn first_hit_sign_in_keeps_no_earlier_user() {
 
 // G7.
 #[tokio::test]
-async fn next_user_sees_nothing_of_the_last() {
+async fn next_user_sees_no_earlier_values() {
     for signs_out in [true, false] {
         let app = App::new();
         let node = app.start();

@@ -46,7 +46,7 @@ async fn late_sign_out_ends_renewed_session() {
 
 // G13.
 #[tokio::test]
-async fn sign_out_in_flight_ends_renewed_session() {
+async fn running_sign_out_ends_renewed_session() {
     let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     let (late, other) = (browser.clone(), node.clone());
@@ -75,7 +75,7 @@ async fn sign_out_follows_every_renewal() {
 
 // G13.
 #[tokio::test]
-async fn sign_out_after_a_minute_follows_nothing() {
+async fn sign_out_ignores_older_renewal() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
@@ -93,7 +93,7 @@ async fn sign_out_after_a_minute_follows_nothing() {
 
 // G13: an attacker may have planted the cookie from before the login.
 #[tokio::test]
-async fn sign_out_never_follows_a_login() {
+async fn sign_out_never_follows_sign_in() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let (planted, tab) = (browser.clone(), socket(&browser, &node).await);
@@ -111,7 +111,7 @@ async fn sign_out_never_follows_a_login() {
 
 // G13.
 #[tokio::test]
-async fn login_after_a_renewal_ends_the_chain() {
+async fn sign_out_stops_at_later_sign_in() {
     let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     let late = browser.clone();
@@ -123,7 +123,7 @@ async fn login_after_a_renewal_ends_the_chain() {
 
 // G13.
 #[tokio::test]
-async fn anonymous_renewal_is_not_followed() {
+async fn sign_out_ignores_anonymous_renewal() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let late = browser.clone();
@@ -134,7 +134,7 @@ async fn anonymous_renewal_is_not_followed() {
 
 // G13: the head names the principal of each request.
 #[tokio::test]
-async fn sign_out_follows_its_own_principal_alone() {
+async fn sign_out_follows_only_same_user() {
     let identify = |head: &http::request::Parts| {
         let user = head.headers.get("x-user")?;
         Some(Principal::new(user.to_str().unwrap()))
@@ -157,7 +157,7 @@ async fn sign_out_follows_its_own_principal_alone() {
 
 // G13 over a store: the successor also ends in the store.
 #[tokio::test]
-async fn sign_out_ends_renewed_session_in_the_store() {
+async fn sign_out_ends_renewed_stored_session() {
     let (app, store) = (App::new(), SpyStore::new());
     let node = || app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let (here, there) = (node(), node());
@@ -171,7 +171,7 @@ async fn sign_out_ends_renewed_session_in_the_store() {
 // A store tells that an id has ended, and not whether the id was renewed: a sign-out on a node that learnt of the end
 // from the store ends no successor.
 #[tokio::test]
-async fn sign_out_on_another_node_follows_nothing() {
+async fn sign_out_ignores_renewal_in_store() {
     let (app, store) = (App::new(), SpyStore::new());
     let node = || app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let (here, there) = (node(), node());
@@ -185,7 +185,7 @@ async fn sign_out_on_another_node_follows_nothing() {
 
 // G13: without a store, a node learns of a renewal from the new cookie.
 #[tokio::test]
-async fn sign_out_follows_renewal_of_another_node() {
+async fn sign_out_follows_renewal_elsewhere() {
     let app = App::new();
     let (here, there) = (app.start(), app.start());
     let mut browser = signed_in(&here, "ada").await;
@@ -197,7 +197,7 @@ async fn sign_out_follows_renewal_of_another_node() {
 }
 
 #[tokio::test]
-async fn late_sign_out_leaves_an_idle_successor() {
+async fn late_sign_out_ignores_expired_session() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;

@@ -63,7 +63,7 @@ async fn two_writes_cause_two_changes() {
 }
 
 #[tokio::test]
-async fn change_kinds_are_told_apart() {
+async fn changes_name_their_kind() {
     let node = App::new().node;
     let browser = visitor(&node).await;
     let (live, other) = (under_way(&browser, &node).await, socket(&browser, &node).await);
@@ -96,7 +96,7 @@ impl Wake for Prompt {
 }
 
 #[tokio::test]
-async fn nobody_sees_half_of_a_clear() {
+async fn no_watcher_sees_partial_clear() {
     let app = App::new();
     let newer = app.chain(DefaultTier::new()).value::<Theme>().value::<Notice>().build().unwrap();
     let mut browser = visitor(&app.start()).await;
@@ -111,7 +111,7 @@ async fn nobody_sees_half_of_a_clear() {
 }
 
 #[tokio::test]
-async fn change_is_fresh_here_and_carried_elsewhere() {
+async fn change_origin_is_local_or_remote() {
     let app = App::new();
     let (here, elsewhere) = (app.start(), app.start());
     let mut browser = visitor(&here).await;
@@ -135,7 +135,7 @@ async fn change_is_fresh_here_and_carried_elsewhere() {
 
 // G18.
 #[tokio::test]
-async fn a_destroyed_session_is_not_an_emptied_one() {
+async fn clear_and_destroy_notify_differently() {
     let node = App::new().node;
     let browser = visitor(&node).await;
     let (live, other) = (socket(&browser, &node).await, socket(&browser, &node).await);
@@ -152,7 +152,7 @@ async fn a_destroyed_session_is_not_an_emptied_one() {
 }
 
 #[tokio::test]
-async fn slow_reader_skips_to_the_newest() {
+async fn slow_reader_skips_to_newest() {
     let node = App::new().node;
     let live = socket(&visitor(&node).await, &node).await;
     let (mut watch, mut changes) = (live.watch::<Visits>(), live.changes());
@@ -165,7 +165,7 @@ async fn slow_reader_skips_to_the_newest() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_watcher_comes_to_the_final_state() {
+async fn every_watcher_sees_final_value() {
     const LAST: u64 = 2000;
     let node = App::new().node;
     let browser = visitor(&node).await;
@@ -194,7 +194,7 @@ async fn every_watcher_comes_to_the_final_state() {
 }
 
 #[tokio::test]
-async fn nothing_of_one_owner_reaches_anothers_watcher() {
+async fn watchers_see_only_own_values() {
     let node = App::new().node;
     let mut ada = signed_in(&node, "ada").await;
     let bob = socket(&signed_in(&node, "bob").await, &node).await;
@@ -213,7 +213,7 @@ async fn nothing_of_one_owner_reaches_anothers_watcher() {
 
 // G18.
 #[tokio::test]
-async fn watch_sees_the_session_begin() {
+async fn watch_sees_session_begin() {
     let node = App::new().node;
     let live = socket(&Browser::new(), &node).await;
     let (mut watch, mut changes, mut closed) = (live.watch::<Theme>(), live.changes(), pin!(live.closed()));
@@ -232,7 +232,7 @@ async fn watch_sees_the_session_begin() {
 
 // G18.
 #[tokio::test]
-async fn next_watch_begins_with_the_newest_value() {
+async fn new_watch_begins_with_newest_value() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -246,7 +246,7 @@ async fn next_watch_begins_with_the_newest_value() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_value_wakes_its_watch() {
+async fn value_expiry_wakes_watch() {
     let app = App::new();
     let node = Node::new(app.chain(DefaultTier::new()).value::<Notice>().value::<Theme>().build().unwrap());
     let live = socket(&visitor(&node).await, &node).await;
@@ -281,7 +281,7 @@ async fn watch_sees_user_values_expire() {
 
 // G18.
 #[tokio::test]
-async fn watch_sees_the_winner_of_equal_versions() {
+async fn watch_sees_equal_version_winner() {
     let (ring, clock) = (ring(), ManualClock::new());
     let nodes = [(); 2].map(|()| Node::new(builder(&ring, &clock).build().unwrap()));
     let mut browser = visitor(&nodes[0]).await;
@@ -297,7 +297,7 @@ async fn watch_sees_the_winner_of_equal_versions() {
 }
 
 #[tokio::test]
-async fn sweeper_ends_at_a_shutdown() {
+async fn shutdown_ends_sweeper() {
     let node = App::new().node;
     let sweeper = tokio::spawn(node.sessions.sweeper());
     tokio::task::yield_now().await;
@@ -308,7 +308,7 @@ async fn sweeper_ends_at_a_shutdown() {
 }
 
 #[tokio::test]
-async fn a_shutdown_ends_what_waits_and_no_session() {
+async fn shutdown_ends_waits_but_no_session() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
@@ -327,7 +327,7 @@ async fn a_shutdown_ends_what_waits_and_no_session() {
 
 // G9.
 #[tokio::test]
-async fn write_of_an_unwatched_handle_is_kept() {
+async fn unwatched_write_is_kept() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     socket(&browser, &node).await.set(theme("dark")).await.unwrap();
@@ -347,7 +347,7 @@ async fn concurrent_first_writes_make_one_session() {
 
 // G8.
 #[tokio::test]
-async fn two_sockets_that_write_different_names_keep_both() {
+async fn two_sockets_keep_both_values() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -360,7 +360,7 @@ async fn two_sockets_that_write_different_names_keep_both() {
 
 // G8.
 #[tokio::test]
-async fn response_writes_back_no_loaded_value() {
+async fn response_rewrites_no_loaded_value() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -377,7 +377,7 @@ async fn response_writes_back_no_loaded_value() {
 }
 
 #[tokio::test]
-async fn ordinary_handlers_read_and_write_as_sockets_do() {
+async fn plain_request_updates_and_takes_values() {
     let node = App::new().node;
     let mut browser = Browser::new();
     let handler = async |session: Session| {

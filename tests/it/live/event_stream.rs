@@ -76,7 +76,7 @@ fn marks(state: &str) -> (String, String, String) {
 }
 
 #[tokio::test]
-async fn stream_begins_with_exactly_the_readable_values() {
+async fn stream_begins_with_readable_values() {
     let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     set(&mut browser, &node, Division(2)).await;
@@ -106,7 +106,7 @@ fn bare_request(browser: &Browser) -> http::Request<http_body_util::Full<bytes::
 
 // R24.
 #[tokio::test]
-async fn event_source_on_plain_http_is_told() {
+async fn plain_http_event_source_is_accepted() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let mut response = node.stream(writeback(&node), bare_request(&browser)).await;
@@ -125,7 +125,7 @@ async fn event_source_on_plain_http_is_told() {
 
 // A page of another site can send the same request by a `no-cors` fetch.
 #[tokio::test]
-async fn other_origins_are_kept_from_every_answer() {
+async fn responses_forbid_other_origins() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let closed = browser.clone();
@@ -142,7 +142,7 @@ async fn other_origins_are_kept_from_every_answer() {
 }
 
 #[tokio::test]
-async fn each_change_is_told_whoever_made_it() {
+async fn stream_reports_every_change() {
     let app = App::new();
     let node = Node::new(
         app.chain(DefaultTier::new().value(theme("light"))).value::<Theme>().value::<Division>().build().unwrap(),
@@ -163,7 +163,7 @@ async fn each_change_is_told_whoever_made_it() {
 }
 
 #[tokio::test]
-async fn user_values_reach_only_the_users_pages() {
+async fn only_own_pages_get_user_values() {
     let app = App::new();
     let node = app.start();
     let (ada, bob) = (signed_in(&node, "ada").await, signed_in(&node, "bob").await);
@@ -181,7 +181,7 @@ async fn user_values_reach_only_the_users_pages() {
 }
 
 #[tokio::test]
-async fn a_slow_page_is_told_the_newest_alone() {
+async fn slow_page_gets_newest_value() {
     let node = App::new().node;
     let browser = visitor(&node).await;
     let mut page = Page::opened(&browser, &node).await;
@@ -193,7 +193,7 @@ async fn a_slow_page_is_told_the_newest_alone() {
 }
 
 #[tokio::test]
-async fn visitors_stream_leaves_nothing() {
+async fn visitor_stream_creates_no_record() {
     let app = App::new();
     let node = app.start();
     let mut page = Page::open(&Browser::new(), &node).await;
@@ -212,7 +212,7 @@ async fn visitors_stream_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn close_reason_is_the_last_event() {
+async fn close_reason_is_last_event() {
     type End = fn(Session, Node, App) -> crate::support::BoxFuture<()>;
     let ends: [(&str, End); 5] = [
         ("renewed", |request, _, _| Box::pin(async move { request.renew().await.unwrap() })),
@@ -236,7 +236,7 @@ async fn close_reason_is_the_last_event() {
 
 // R29.
 #[tokio::test]
-async fn ended_session_gets_no_stream_for_a_minute() {
+async fn ended_session_gets_no_stream() {
     let app = App::new();
     let node = app.start();
     let browser = visitor(&node).await;
@@ -249,7 +249,7 @@ async fn ended_session_gets_no_stream_for_a_minute() {
 
 // R29.
 #[tokio::test]
-async fn only_same_origin_get_opens_the_event_stream() {
+async fn only_same_origin_get_opens_stream() {
     let node = App::new().node;
     let browser = visitor(&node).await;
     for site in ["cross-site", "same-site", "none", ""] {
@@ -275,7 +275,7 @@ async fn only_same_origin_get_opens_the_event_stream() {
 }
 
 #[tokio::test]
-async fn it_can_be_switched_off_and_needs_memory() {
+async fn disabled_stream_is_not_found() {
     let app = App::new();
     let node = app.start();
     let answer = node.writeback(writeback(&node).without_events(), request(&Browser::new())).await;
@@ -345,7 +345,7 @@ async fn open_stream_extends_no_session() {
 }
 
 #[tokio::test]
-async fn no_value_can_break_out_of_its_event() {
+async fn value_cannot_break_event() {
     let app = App::new();
     // A source whose database keeps JSON with its line feeds.
     let json = "\n\n\"event: closed\"\n\n";
@@ -369,7 +369,7 @@ async fn no_value_can_break_out_of_its_event() {
 }
 
 #[tokio::test]
-async fn stream_ends_at_a_sign_in_elsewhere() {
+async fn sign_in_elsewhere_ends_stream() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let mut page = Page::opened(&browser, &node).await;
@@ -379,7 +379,7 @@ async fn stream_ends_at_a_sign_in_elsewhere() {
 }
 
 #[tokio::test]
-async fn old_page_stores_nothing_for_next_user() {
+async fn old_page_cannot_change_next_user() {
     let app = App::new();
     let node = app.start();
     let mark = async |browser: &Browser, node: &Node| marks(&Page::open(browser, node).await.told()).1;
@@ -411,7 +411,7 @@ async fn old_page_stores_nothing_for_next_user() {
 }
 
 #[tokio::test]
-async fn session_mark_follows_the_session_on_every_node() {
+async fn session_mark_follows_session() {
     let app = App::new();
     let node = app.start();
     let mark = async |browser: &Browser, node: &Node| marks(&Page::open(browser, node).await.told()).0;
@@ -427,7 +427,7 @@ async fn session_mark_follows_the_session_on_every_node() {
 }
 
 #[tokio::test]
-async fn heartbeat_comes_at_the_interval_that_state_tells() {
+async fn heartbeat_follows_announced_interval() {
     let app = App::new();
     let node = app.start();
     let writeback = writeback(&node).heartbeat(Duration::from_secs(1)).unwrap();
@@ -442,7 +442,7 @@ async fn heartbeat_comes_at_the_interval_that_state_tells() {
 }
 
 #[test]
-fn heartbeat_interval_has_bounds() {
+fn heartbeat_interval_is_bounded() {
     let node = App::new().node;
     for (interval, possible) in [(999, false), (1_000, true), (300_000, true), (300_001, false), (0, false)] {
         let built = writeback(&node).heartbeat(Duration::from_millis(interval));
@@ -451,7 +451,7 @@ fn heartbeat_interval_has_bounds() {
 }
 
 #[tokio::test]
-async fn page_sees_the_winner_of_equal_versions() {
+async fn page_sees_equal_version_winner() {
     let app = App::new();
     let nodes = [app.start(), app.start()];
     let mut browser = visitor(&nodes[0]).await;

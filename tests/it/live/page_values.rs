@@ -89,7 +89,7 @@ async fn assert_theme_is_told_alone(live: &Session, page: &mut WritebackBody) {
 }
 
 #[tokio::test]
-async fn unordered_values_are_told_only_when_written() {
+async fn stream_ignores_map_order() {
     let app = App::new();
     let node = node(&app);
     let mut browser = visitor(&node).await;
@@ -117,7 +117,7 @@ async fn unordered_values_are_told_only_when_written() {
 }
 
 #[tokio::test]
-async fn inspector_reports_unordered_values_only_when_written() {
+async fn inspector_ignores_map_order() {
     let app = App::new();
     let node = node(&app);
     let browser = visitor(&node).await;
@@ -138,7 +138,7 @@ async fn inspector_reports_unordered_values_only_when_written() {
 const LAST_EXACT: u64 = (1 << 53) - 1;
 
 #[tokio::test]
-async fn integers_that_pages_round_are_not_sent() {
+async fn unsafe_integers_are_not_sent() {
     let (trace, _guard) = Trace::begin();
     let app = App::new();
     let node = node(&app);
@@ -175,7 +175,7 @@ async fn integers_that_pages_round_are_not_sent() {
 }
 
 #[tokio::test]
-async fn inspector_reports_rounded_integers_as_text() {
+async fn inspector_shows_large_integers_as_text() {
     let app = App::new();
     let node = node(&app);
     let mut browser = visitor(&node).await;

@@ -37,7 +37,7 @@ fn pass(app: &App, stream: &mut WritebackBody, span: Duration) -> Option<String>
 }
 
 #[tokio::test]
-async fn stream_brings_a_token_once_use_is_due() {
+async fn stream_sends_token_for_due_use() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -54,7 +54,7 @@ async fn stream_brings_a_token_once_use_is_due() {
 }
 
 #[tokio::test]
-async fn open_page_alone_brings_nothing_and_expires() {
+async fn open_page_extends_no_session() {
     let app = App::new();
     let node = app.start();
     let browser = visitor(&node).await;
@@ -67,7 +67,7 @@ async fn open_page_alone_brings_nothing_and_expires() {
 }
 
 #[tokio::test]
-async fn socket_relays_use_until_delivered() {
+async fn socket_relays_due_use() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -85,7 +85,7 @@ async fn socket_relays_use_until_delivered() {
 
 // Two users of one page: the socket, and the session that the page's next request began.
 #[tokio::test]
-async fn idle_cookie_follows_the_living_record() {
+async fn living_record_revives_idle_cookie() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -105,7 +105,7 @@ async fn idle_cookie_follows_the_living_record() {
 
 // The relay token tells of a later use than the cookie tells. The store decides whether the session still exists.
 #[tokio::test]
-async fn store_decides_whether_an_idled_out_session_lives() {
+async fn store_decides_if_idle_session_lives() {
     let (app, store) = (App::new(), SpyStore::new());
     let over = |store: SpyStore| app.start_with(|sessions| sessions.tier(SharedTier::new(store)));
     let first = over(store.clone());
@@ -123,7 +123,7 @@ async fn store_decides_whether_an_idled_out_session_lives() {
 }
 
 #[tokio::test]
-async fn idled_out_token_brings_no_values() {
+async fn idled_out_cookie_restores_no_values() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -143,7 +143,7 @@ async fn idled_out_token_brings_no_values() {
 }
 
 #[tokio::test]
-async fn socket_reads_and_watches_are_no_use() {
+async fn socket_reads_extend_no_session() {
     let app = App::new();
     for used in [false, true] {
         let node = app.start();

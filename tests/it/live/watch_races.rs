@@ -32,7 +32,7 @@ async fn open(browser: &mut Browser, node: &Node, writeback: SessionWriteback) -
 
 // G12: a renewal moves the calling handle, its clones and its watches.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clone_sees_own_renewal_as_no_end() {
+async fn renewal_never_interrupts_clones() {
     let node = App::new().node;
     let live = under_way(&visitor(&node).await, &node).await;
     live.set(Division(4)).await.unwrap();
@@ -69,7 +69,7 @@ async fn clone_sees_own_renewal_as_no_end() {
 
 // G7: the handle caches the signed-in user by the value's version, and another session may have the same version.
 #[tokio::test]
-async fn next_user_is_not_mistaken_for_the_last() {
+async fn next_user_replaces_cached_user() {
     let node = App::new().node;
     node.sessions.for_principal(Principal::new("ada")).await.unwrap().set(Division(4)).await.unwrap();
     let seen = Browser::new()
@@ -86,7 +86,7 @@ async fn next_user_is_not_mistaken_for_the_last() {
 
 // G18: a watch begins while a clone signs another user in.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn watch_during_sign_in_follows_new_user() {
+async fn watch_follows_concurrent_sign_in() {
     let gate = Arc::new(AtomicBool::new(false));
     let (entered, at_gate) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
@@ -125,7 +125,7 @@ impl SessionValue for Guest {
 
 // G18: an expiry wakes a sleeping watch, also the expiry of the signed-in user.
 #[tokio::test]
-async fn watch_sees_the_sign_in_expire() {
+async fn watch_sees_sign_in_expire() {
     let app = App::new();
     let sessions =
         app.chain(DefaultTier::new()).value::<Division>().identify_by::<Guest>(|guest| Some(Principal::new(&guest.0)));
@@ -142,7 +142,7 @@ async fn watch_sees_the_sign_in_expire() {
 }
 
 #[tokio::test]
-async fn page_sees_the_sign_in_expire() {
+async fn page_sees_sign_in_expire() {
     let app = App::new();
     let sessions =
         app.chain(DefaultTier::new()).value::<Division>().identify_by::<Guest>(|guest| Some(Principal::new(&guest.0)));
@@ -203,7 +203,7 @@ impl SessionValue for Brief {
 
 // G18: a value expires between the read and the setting of the timer.
 #[tokio::test]
-async fn expiry_during_a_read_reaches_the_watch() {
+async fn expiry_during_read_reaches_page() {
     let mut missed = Vec::new();
     for at in 1..30 {
         let app = App::new();
@@ -236,7 +236,7 @@ async fn expiry_during_a_read_reaches_the_watch() {
 }
 
 #[tokio::test]
-async fn expiry_during_a_read_is_among_changes() {
+async fn expiry_during_read_is_reported() {
     let mut missed = Vec::new();
     for at in 1..30 {
         let app = App::new();
@@ -323,7 +323,7 @@ async fn raw_json_breaks_no_event() {
 // The birth token of a session that `end_all_sessions` has ended is refused, also while a middleware watches through
 // the request's handle.
 #[tokio::test]
-async fn birth_token_of_revoked_session_is_refused() {
+async fn revoked_birth_token_is_refused() {
     let app = App::new();
     let (here, there) = (app.start(), app.start());
     let live = under_way(&Browser::new(), &there).await;
@@ -353,7 +353,7 @@ async fn birth_token_of_revoked_session_is_refused() {
 
 // A heartbeat comes every 15 seconds, also after a step of the system's clock.
 #[tokio::test]
-async fn step_back_silences_no_stream() {
+async fn clock_step_back_keeps_heartbeat() {
     let app = App::new();
     let node = app.start();
     let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
@@ -369,7 +369,7 @@ async fn step_back_silences_no_stream() {
 // An outer layer names the user by the request head, and a login there renews the session. The renewal ends the page
 // that is open for the earlier user.
 #[tokio::test]
-async fn outer_login_ends_the_earlier_users_page() {
+async fn renewal_closes_earlier_users_page() {
     let app = App::new();
     let sessions = app
         .chain(DefaultTier::new())

@@ -113,7 +113,7 @@ fn assert_counts(what: &str, make: impl Fn(&Tier, usize)) {
 }
 
 #[test]
-fn bytes_are_what_the_allocator_was_asked_for() {
+fn counted_bytes_match_allocations() {
     let new = |tier: &Tier| (tier.saved(), tier.clock.advance(SECOND / 1000)).0;
     assert_counts("a short value", |tier, _| drop(new(tier)));
     assert_counts("a long value", |tier, _| {
@@ -157,7 +157,7 @@ fn documented_record_sizes_hold() {
 }
 
 #[test]
-fn memory_stays_within_its_bound() {
+fn memory_stays_within_limit() {
     let tier = Tier::new(100_000);
     for _ in 0..1000 {
         tier.saved();
@@ -172,7 +172,7 @@ fn memory_stays_within_its_bound() {
 }
 
 #[test]
-fn records_in_use_are_never_evicted() {
+fn held_records_are_never_evicted() {
     let tier = Tier::new(2000);
     let held: Vec<_> = (0..20)
         .map(|_| {
@@ -189,7 +189,7 @@ fn records_in_use_are_never_evicted() {
 }
 
 #[test]
-fn least_recently_used_saved_sessions_go_first() {
+fn unused_sessions_are_evicted_first() {
     let tier = Tier::new(100_000);
     let browsers: Vec<_> = (0..300).map(|_| tier.saved()).collect();
     assert_eq!(tier.stats().evicted_clean, 0);
@@ -210,7 +210,7 @@ fn least_recently_used_saved_sessions_go_first() {
 
 // G7, G9: the user's values of a recognised token stay until the head has left, although they are in another record.
 #[test]
-fn eviction_during_a_request_keeps_cookie_values() {
+fn eviction_during_request_keeps_values() {
     let clock = ManualClock::new();
     let sessions = declared(memory_of(1), cookie(&ring()), &clock);
     let tier = Tier { node: Node::new(sessions.build().unwrap()), clock };
@@ -234,7 +234,7 @@ fn eviction_during_a_request_keeps_cookie_values() {
 }
 
 #[test]
-fn unsaved_records_outlast_saved_ones() {
+fn saved_records_are_evicted_first() {
     let tier = Tier::new(200_000);
     // The unsaved records were used longer ago, and memory holds far more of them.
     let unsaved: Vec<_> = (0..500).map(|_| tier.unsaved()).collect();
@@ -270,7 +270,7 @@ fn tombstones_are_evicted_last() {
 }
 
 #[test]
-fn hits_and_misses_count_session_loads() {
+fn hits_and_misses_count_loads() {
     let tier = Tier::new(256 << 20);
     let looks = || (tier.stats().hits, tier.stats().misses);
     let mut browser = tier.saved();
@@ -285,7 +285,7 @@ fn hits_and_misses_count_session_loads() {
 }
 
 #[tokio::test]
-async fn a_few_sockets_do_not_stop_eviction() {
+async fn open_sockets_allow_eviction() {
     let Tier { clock, node } = Tier::new(20_000);
     let mut held = Vec::new();
     for _ in 0..16 {
@@ -300,7 +300,7 @@ async fn a_few_sockets_do_not_stop_eviction() {
 }
 
 #[tokio::test]
-async fn the_same_within_one_minute() {
+async fn sockets_of_one_minute_allow_eviction() {
     let Tier { node, .. } = Tier::new(20_000);
     let mut held = Vec::new();
     for number in 0..200 {
@@ -314,7 +314,7 @@ async fn the_same_within_one_minute() {
 }
 
 #[test]
-fn renewal_keeps_a_record_unsaved() {
+fn renewed_record_stays_unsaved() {
     let tier = Tier::new(1);
     let mut browser = tier.unsaved();
     tier.visit(&mut browser, async |session| session.renew().await.unwrap());
@@ -324,7 +324,7 @@ fn renewal_keeps_a_record_unsaved() {
 }
 
 #[test]
-fn lost_end_all_counts_as_lost_revocation() {
+fn evicted_end_all_is_counted() {
     let tier = Tier::new(1);
     let (trace, _guard) = Trace::begin();
     at_once(tier.node.sessions.end_all_sessions(Principal::new("ada"))).expect("nothing to wait for").unwrap();

@@ -55,7 +55,7 @@ fn in_time(test: impl FnOnce() + Send + 'static) {
 }
 
 #[test]
-fn cookie_values_are_validated_under_no_lock() {
+fn cookie_validation_holds_no_lock() {
     in_time(|| {
         let app = App::new();
         let node = || app.start_with(|sessions| sessions.value::<Nosy>());
@@ -87,7 +87,7 @@ fn overtaken() -> SharedTier {
 }
 
 #[test]
-fn store_values_are_validated_under_no_lock() {
+fn store_validation_holds_no_lock() {
     in_time(|| {
         let app = App::new();
         let node = || app.start_with(|sessions| sessions.value::<Nosy>().tier(overtaken()));

@@ -83,7 +83,7 @@ impl Tier {
 const SMALL: usize = 40_000;
 
 #[test]
-fn tombstones_push_out_no_living_session() {
+fn tombstones_evict_no_living_session() {
     let tier = Tier::new(100_000);
     let living: Vec<_> = (0..200).map(|_| tier.visitor()).collect();
     tier.clock.advance(Duration::from_secs(1));
@@ -92,7 +92,7 @@ fn tombstones_push_out_no_living_session() {
 }
 
 #[test]
-fn one_account_erases_no_other_users_revocation() {
+fn one_user_erases_no_others_tombstone() {
     let tier = Tier::new(SMALL);
     let ada = tier.end(tier.user("ada"));
     (0..2500).for_each(|_| drop(tier.end(tier.user("eve"))));
@@ -101,7 +101,7 @@ fn one_account_erases_no_other_users_revocation() {
 }
 
 #[test]
-fn anonymous_sessions_erase_no_users_revocation() {
+fn visitors_erase_no_user_tombstone() {
     let tier = Tier::new(SMALL);
     let ada = tier.end(tier.user("ada"));
     (0..2500).for_each(|_| drop(tier.end(tier.visitor())));
@@ -122,7 +122,7 @@ fn flood(tier: &Tier) {
 }
 
 #[test]
-fn visitors_erase_no_renewal_of_another_node() {
+fn visitors_erase_no_remote_renewal() {
     let (first, second) = two_nodes();
     let mut ada = first.user("ada");
     let old = ada.clone();
@@ -134,7 +134,7 @@ fn visitors_erase_no_renewal_of_another_node() {
 
 // The second node learns of the visitor's session by its cookie, and of the ordered session by the removal alone.
 #[test]
-fn visitors_erase_no_removal_of_an_ordered_session() {
+fn cancelled_sign_in_order_stays_cancelled() {
     let (first, second) = two_nodes();
     for ended_before in [false, true] {
         let browser = first.visitor();
@@ -153,7 +153,7 @@ fn visitors_erase_no_removal_of_an_ordered_session() {
 
 // The second node learns from the order that ada's handle had ended the id.
 #[test]
-fn visitors_erase_no_end_from_an_order() {
+fn end_in_sign_in_order_outlives_visitors() {
     let (first, second) = two_nodes();
     let ada = first.user("ada");
     let live = at_once(socket(&ada, &first.node)).unwrap();
@@ -166,7 +166,7 @@ fn visitors_erase_no_end_from_an_order() {
 
 // G12, G13.
 #[test]
-fn long_ended_id_never_lives_again() {
+fn ended_id_never_lives_again() {
     let tier = Tier::new(1 << 20);
     let ended = tier.end(tier.visitor());
     for _ in 0..3 {
@@ -182,7 +182,7 @@ fn long_ended_id_never_lives_again() {
 }
 
 #[test]
-fn open_handle_keeps_why_its_session_ended() {
+fn open_handle_keeps_close_reason() {
     let tier = Tier::new(1 << 20);
     let mut browser = tier.visitor();
     let open = tier.visit(&mut browser, async |session| session);
@@ -215,7 +215,7 @@ fn expired_session_leaves_no_tombstone() {
 
 // R6.
 #[test]
-fn end_of_all_sessions_outlasts_visitors() {
+fn visitors_erase_no_end_all() {
     let tier = Tier::new(SMALL);
     let ada = tier.user("ada");
     at_once(tier.node.sessions.end_all_sessions(Principal::new("ada"))).unwrap().unwrap();
@@ -225,7 +225,7 @@ fn end_of_all_sessions_outlasts_visitors() {
 }
 
 #[test]
-fn renewals_leave_nothing_but_tombstones() {
+fn renewals_leave_only_tombstones() {
     let tier = Tier::new(1 << 20);
     let mut browser = tier.visitor();
     (0..50).for_each(|_| tier.visit(&mut browser, async |session| session.renew().await.unwrap()));

@@ -37,7 +37,7 @@ async fn drafting(browser: &mut Browser, node: &Node) -> Session {
 }
 
 #[tokio::test]
-async fn revoked_session_counts_as_ended() {
+async fn revoked_session_frees_memory() {
     let node = App::new().start_with(|sessions| sessions.value::<Draft>());
     let session = drafting(&mut signed_in(&node, "ada").await, &node).await;
     node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
@@ -46,7 +46,7 @@ async fn revoked_session_counts_as_ended() {
 }
 
 #[tokio::test]
-async fn session_ended_in_store_counts_as_ended() {
+async fn session_ended_in_store_frees_memory() {
     let (app, store) = (App::new(), SpyStore::new());
     let node = || app.start_with(|sessions| sessions.value::<Draft>().tier(SharedTier::new(store.clone())));
     let (here, elsewhere) = (node(), node());
@@ -62,7 +62,7 @@ async fn session_ended_in_store_counts_as_ended() {
 }
 
 #[tokio::test]
-async fn refused_renewal_counts_the_session_as_ended() {
+async fn refused_renewal_frees_memory() {
     let (app, store) = (App::new(), SpyStore::new());
     let node = || app.start_with(|sessions| sessions.value::<Draft>().tier(SharedTier::new(store.clone())));
     let (here, elsewhere) = (node(), node());
@@ -77,7 +77,7 @@ async fn refused_renewal_counts_the_session_as_ended() {
 
 // G4, G13: the store tells no time of the end, so the minute begins with the first request that brings the id.
 #[tokio::test]
-async fn store_is_asked_once_about_an_end() {
+async fn ended_session_asks_store_once() {
     let (app, store) = (App::new(), SpyStore::new());
     let [here, there] = [(); 2].map(|()| app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone()))));
     let mut browser = first_write(&there, Theme("dark".into())).await;

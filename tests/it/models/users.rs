@@ -534,7 +534,7 @@ fn users_match_the_model() {
 
 // G12, under `FirstHit`, where the cookie may hold more than memory.
 #[tokio::test]
-async fn immediate_sign_in_finds_no_earlier_session() {
+async fn immediate_sign_in_drops_earlier_values() {
     let app = App::new();
     let nodes = [(); 2].map(|()| app.start_with(|sessions| sessions.resolution(Resolution::FirstHit)));
     let mut browser = Browser::new();
@@ -553,7 +553,7 @@ async fn immediate_sign_in_finds_no_earlier_session() {
 
 // G7: the user's own removal long ago does not refuse the choice.
 #[tokio::test]
-async fn adoption_overrides_removals_of_any_age() {
+async fn adoption_overrides_old_removal() {
     const HOUR: Duration = Duration::from_secs(3600);
     let app = App::new();
     let node = app.start_with(|sessions| sessions.idle(HOUR).absolute(6 * HOUR));

@@ -13,7 +13,7 @@ async fn born(node: &Node) -> String {
 }
 
 #[tokio::test]
-async fn birth_token_gives_its_cookie_once() {
+async fn birth_token_gives_cookie_once() {
     let app = App::new();
     let node = app.start();
     let token = born(&node).await;
@@ -25,7 +25,7 @@ async fn birth_token_gives_its_cookie_once() {
 }
 
 #[tokio::test]
-async fn later_birth_token_of_the_session_is_another() {
+async fn second_birth_token_still_works() {
     let node = App::new().node;
     let live = socket(&Browser::new(), &node).await;
     live.set(theme("light")).await.unwrap();
@@ -40,7 +40,7 @@ async fn later_birth_token_of_the_session_is_another() {
 }
 
 #[tokio::test]
-async fn other_nodes_accept_a_birth_token_once_each() {
+async fn each_node_accepts_birth_token_once() {
     let app = App::new();
     let node = app.start();
     let token = born(&node).await;
@@ -51,7 +51,7 @@ async fn other_nodes_accept_a_birth_token_once_each() {
 }
 
 #[tokio::test]
-async fn store_decides_whether_the_born_session_lives() {
+async fn birth_token_needs_stored_session() {
     let (app, store) = (App::new(), SpyStore::new());
     let over = |store: SpyStore| app.start_with(|sessions| sessions.tier(SharedTier::new(store)));
     let first = over(store.clone());
@@ -66,7 +66,7 @@ async fn store_decides_whether_the_born_session_lives() {
 }
 
 #[tokio::test]
-async fn late_beginning_is_traced_with_its_remedy() {
+async fn session_begun_on_socket_is_traced() {
     let app = App::new();
     let node = app.start();
     let (trace, _guard) = Trace::begin();

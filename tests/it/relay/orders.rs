@@ -8,7 +8,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn turns_on_a_socket_change_nothing() {
+async fn socket_cannot_sign_in_directly() {
     let app = App::new();
     let node = app.start();
     let browser = visitor(&node).await;
@@ -22,7 +22,7 @@ async fn turns_on_a_socket_change_nothing() {
 }
 
 #[tokio::test]
-async fn order_signs_the_page_in() {
+async fn sign_in_order_signs_page_in() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -39,7 +39,7 @@ async fn order_signs_the_page_in() {
 }
 
 #[tokio::test]
-async fn order_adopts_the_visitors_choice() {
+async fn sign_in_order_adopts_visitor_choice() {
     for (adopts, expected) in [(true, Division(3)), (false, Division(-1))] {
         let node = App::new().node;
         let mut browser = visitor(&node).await;
@@ -54,7 +54,7 @@ async fn order_adopts_the_visitors_choice() {
 }
 
 #[tokio::test]
-async fn visitor_without_a_session_signs_in() {
+async fn visitor_signs_in_without_session() {
     let app = App::new();
     let (first, second) = (app.start(), app.start());
     let live = socket(&Browser::new(), &first).await;
@@ -67,7 +67,7 @@ async fn visitor_without_a_session_signs_in() {
 }
 
 #[tokio::test]
-async fn order_of_an_unconfirmed_session_needs_no_cookie() {
+async fn new_session_signs_in_without_cookie() {
     let app = App::new();
     for restarts in [false, true] {
         let node = app.start();
@@ -83,7 +83,7 @@ async fn order_of_an_unconfirmed_session_needs_no_cookie() {
 }
 
 #[tokio::test]
-async fn granted_right_never_reaches_the_old_cookie() {
+async fn old_cookie_gets_no_granted_value() {
     let app = App::new();
     let node = mfa_node(&app);
     let mut browser = signed_in(&node, "ada").await;
@@ -100,7 +100,7 @@ async fn granted_right_never_reaches_the_old_cookie() {
 }
 
 #[tokio::test]
-async fn sign_in_grants_values_in_the_same_step() {
+async fn sign_in_grants_values() {
     let app = App::new();
     let node = mfa_node(&app);
     let mut browser = visitor(&node).await;
@@ -115,7 +115,7 @@ async fn sign_in_grants_values_in_the_same_step() {
 // The answer to the first order was lost, and the page's next order reached a node without knowledge of the first
 // order.
 #[tokio::test]
-async fn orders_of_two_users_begin_two_sessions() {
+async fn sign_in_orders_begin_separate_sessions() {
     let app = App::new();
     let (first, second) = (mfa_node(&app), mfa_node(&app));
     let mut browser = visitor(&first).await;
@@ -129,7 +129,7 @@ async fn orders_of_two_users_begin_two_sessions() {
 }
 
 #[tokio::test]
-async fn handles_of_planted_cookies_get_no_order() {
+async fn planted_cookie_gets_no_sign_in_order() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -147,7 +147,7 @@ async fn handles_of_planted_cookies_get_no_order() {
 }
 
 #[tokio::test]
-async fn newer_order_of_a_handle_replaces_the_older() {
+async fn newer_sign_in_order_replaces_older() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -160,7 +160,7 @@ async fn newer_order_of_a_handle_replaces_the_older() {
 }
 
 #[tokio::test]
-async fn order_carries_the_use_of_an_idle_cookie() {
+async fn sign_in_order_carries_socket_use() {
     let app = App::new();
     let node = app.start();
     let browser = visitor(&node).await;
@@ -179,7 +179,7 @@ async fn order_carries_the_use_of_an_idle_cookie() {
 }
 
 #[tokio::test]
-async fn order_over_a_store_begins_one_session() {
+async fn sign_in_order_begins_one_stored_session() {
     let (app, store) = (App::new(), SpyStore::new());
     let node = || app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let (first, second) = (node(), node());
@@ -199,7 +199,7 @@ async fn order_over_a_store_begins_one_session() {
 }
 
 #[tokio::test]
-async fn order_adopts_each_value_once() {
+async fn sign_in_order_adopts_value_once() {
     let node = App::new().node;
     let mut browser = first_write(&node, Division(2)).await;
     let live = socket(&browser, &node).await;
@@ -209,7 +209,7 @@ async fn order_adopts_each_value_once() {
 }
 
 #[tokio::test]
-async fn only_a_users_value_is_adopted() {
+async fn only_user_values_are_adopted() {
     let node = App::new().node;
     let live = socket(&visitor(&node).await, &node).await;
     let refused = live.sign_in(user("ada")).adopt::<Theme>().by_page();

@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn order_lives_a_minute() {
+async fn sign_in_order_lives_one_minute() {
     let app = App::new();
     for (passed, taken) in [(59_999, true), (60_000, false)] {
         let node = app.start();
@@ -26,7 +26,7 @@ async fn order_lives_a_minute() {
 
 // After a step back the clock shows some times again. An order from before the step must not live longer by the step.
 #[tokio::test]
-async fn order_stays_old_until_clock_catches_up() {
+async fn clock_step_back_extends_no_sign_in_order() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -43,7 +43,7 @@ async fn order_stays_old_until_clock_catches_up() {
 }
 
 #[tokio::test]
-async fn order_begins_one_session_wherever_it_is_brought() {
+async fn sign_in_order_begins_same_session_everywhere() {
     let app = App::new();
     let node = app.start();
     let browser = visitor(&node).await;
@@ -64,7 +64,7 @@ async fn order_begins_one_session_wherever_it_is_brought() {
 }
 
 #[tokio::test]
-async fn order_needs_the_cookie_of_its_session() {
+async fn sign_in_order_needs_session_cookie() {
     let app = App::new();
     let node = app.start();
     let browser = visitor(&node).await;
@@ -84,7 +84,7 @@ async fn order_needs_the_cookie_of_its_session() {
 }
 
 #[tokio::test]
-async fn order_does_not_outlive_a_sign_out() {
+async fn sign_out_cancels_sign_in_order() {
     let app = App::new();
     for renews in [true, false] {
         let node = app.start();
@@ -99,7 +99,7 @@ async fn order_does_not_outlive_a_sign_out() {
 }
 
 #[tokio::test]
-async fn order_ends_with_end_all() {
+async fn sign_in_order_ends_with_end_all() {
     let app = App::new();
     let (node, other) = (app.start(), app.start());
     let mut browser = visitor(&node).await;
@@ -127,7 +127,7 @@ async fn order_ends_with_end_all() {
 }
 
 #[tokio::test]
-async fn end_all_of_present_user_stops_order() {
+async fn current_users_end_all_blocks_sign_in() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
@@ -138,7 +138,7 @@ async fn end_all_of_present_user_stops_order() {
 }
 
 #[tokio::test]
-async fn order_of_another_user_is_refused() {
+async fn newer_sign_in_blocks_sign_in_order() {
     let app = App::new();
     let node = app.start_with(|sessions| {
         sessions.identify_by::<crate::support::User>(|user| (user.0 != "guest").then(|| Principal::new(&user.0)))
@@ -153,7 +153,7 @@ async fn order_of_another_user_is_refused() {
 }
 
 #[tokio::test]
-async fn closed_handles_and_jobs_give_no_order() {
+async fn closed_handle_gives_no_sign_in_order() {
     let app = App::new();
     let node = mfa_node(&app);
     let job = node.sessions.for_principal(Principal::new("ada")).await.unwrap();
@@ -171,7 +171,7 @@ async fn closed_handles_and_jobs_give_no_order() {
 }
 
 #[tokio::test]
-async fn chain_without_memory_gives_no_order() {
+async fn sign_in_order_needs_memory() {
     let app = App::new();
     let chain = bare(&app.ring, &app.clock).value::<Theme>().identify_by::<User>(named);
     let node = Node::new(chain.build().unwrap());
@@ -183,7 +183,7 @@ async fn chain_without_memory_gives_no_order() {
 
 // A sign-out takes back every order of the handle, so a handle gives no more orders than the sign-out can take back.
 #[tokio::test]
-async fn ninth_order_of_a_handle_is_refused() {
+async fn ninth_sign_in_order_is_refused() {
     let (app, store) = (App::new(), SpyStore::new());
     let over_store = || app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let (node, other) = (over_store(), over_store());
@@ -210,7 +210,7 @@ async fn ninth_order_of_a_handle_is_refused() {
 }
 
 #[tokio::test]
-async fn removal_names_every_order_that_was_given() {
+async fn removal_token_ends_all_ordered_sessions() {
     let app = App::new();
     let (node, other) = (app.start(), app.start());
     let browser = visitor(&node).await;
@@ -247,7 +247,7 @@ async fn removal_names_every_order_that_was_given() {
 
 // Two orders that clones give at the same moment name the same session.
 #[test]
-fn orders_of_clones_begin_one_session() {
+fn concurrent_sign_in_orders_share_session() {
     let node = App::new().node;
     for _ in 0..200 {
         let live = at_once(socket(&Browser::new(), &node)).unwrap();
@@ -263,7 +263,7 @@ fn orders_of_clones_begin_one_session() {
 }
 
 #[tokio::test]
-async fn oversized_order_is_refused_when_ordered() {
+async fn oversized_sign_in_order_is_refused() {
     let app = App::new();
     let node = mfa_node(&app);
     let mut browser = visitor(&node).await;
@@ -280,7 +280,7 @@ async fn oversized_order_is_refused_when_ordered() {
 }
 
 #[tokio::test]
-async fn refused_order_takes_in_its_relay_part() {
+async fn refused_sign_in_order_keeps_relayed_values() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -295,7 +295,7 @@ async fn refused_order_takes_in_its_relay_part() {
 }
 
 #[tokio::test]
-async fn order_takes_no_writeback_beside() {
+async fn sign_in_order_excludes_other_values() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let token = login(&socket(&browser, &node).await);
@@ -305,7 +305,7 @@ async fn order_takes_no_writeback_beside() {
 }
 
 #[tokio::test]
-async fn order_over_an_ended_cookie_needs_the_cookie() {
+async fn sign_in_order_after_end_needs_cookie() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let mut old = browser.clone();
@@ -319,7 +319,7 @@ async fn order_over_an_ended_cookie_needs_the_cookie() {
 }
 
 #[tokio::test]
-async fn carried_out_order_is_a_handles_last() {
+async fn completed_sign_in_order_closes_handle() {
     let node = App::new().node;
     let live = socket(&Browser::new(), &node).await;
     bring_ok(&mut Browser::new(), &node, &login(&live)).await;
@@ -327,7 +327,7 @@ async fn carried_out_order_is_a_handles_last() {
 }
 
 #[tokio::test]
-async fn ended_order_begins_nothing_at_another_node() {
+async fn destroy_cancels_sign_in_order_elsewhere() {
     let (app, store) = (App::new(), SpyStore::new());
     let over_store = || app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let (node, other) = (over_store(), over_store());

@@ -18,7 +18,7 @@ async fn is_dead(browser: &Browser, node: &Node) -> bool {
 }
 
 #[tokio::test]
-async fn logout_on_a_socket_reaches_the_browser() {
+async fn socket_sign_out_reaches_browser() {
     let app = App::new();
     let (node, other) = (app.start(), app.start());
     let browser = signed_in(&node, "ada").await;
@@ -39,7 +39,7 @@ async fn logout_on_a_socket_reaches_the_browser() {
 }
 
 #[tokio::test]
-async fn removal_names_the_sessions_of_all_orders() {
+async fn newest_removal_ends_earlier_ordered_session() {
     let app = App::new();
     let (first, second) = (app.start(), app.start());
     let mut browser = visitor(&first).await;
@@ -54,7 +54,7 @@ async fn removal_names_the_sessions_of_all_orders() {
 }
 
 #[tokio::test]
-async fn sign_out_after_an_outage_takes_orders_back() {
+async fn repeated_sign_out_cancels_sign_in_order() {
     let (app, store) = (App::new(), SpyStore::new());
     let node = app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let mut browser = Browser::new();
@@ -70,7 +70,7 @@ async fn sign_out_after_an_outage_takes_orders_back() {
 
 // The answer with the renewed session's cookie is on its way, and the removal is of an earlier session.
 #[tokio::test]
-async fn removal_spares_unnamed_renewed_sessions() {
+async fn removal_token_spares_unnamed_session() {
     let node = App::new().node;
     let removal = sign_out(&socket(&visitor(&node).await, &node).await).await;
     let mut browser = visitor(&node).await;
@@ -80,7 +80,7 @@ async fn removal_spares_unnamed_renewed_sessions() {
 }
 
 #[tokio::test]
-async fn clones_of_the_ending_handle_give_the_removal() {
+async fn only_ending_handle_gives_removal() {
     let node = App::new().node;
     let browser = signed_in(&node, "ada").await;
     let (live, other) = (socket(&browser, &node).await, socket(&browser, &node).await);
@@ -95,7 +95,7 @@ async fn clones_of_the_ending_handle_give_the_removal() {
 }
 
 #[tokio::test]
-async fn removal_spares_a_later_sign_in() {
+async fn removal_token_spares_later_sign_in() {
     for signs_over in [true, false] {
         let node = App::new().node;
         let mut browser = signed_in(&node, "ada").await;
@@ -118,7 +118,7 @@ async fn removal_spares_a_later_sign_in() {
 }
 
 #[tokio::test]
-async fn removal_of_renewed_id_keeps_the_cookie() {
+async fn removal_token_keeps_renewed_cookie() {
     let app = App::new();
     let (node, other) = (app.start(), app.start());
     let browser = signed_in(&node, "ada").await;
@@ -131,7 +131,7 @@ async fn removal_of_renewed_id_keeps_the_cookie() {
 }
 
 #[tokio::test]
-async fn logout_voids_an_order_in_flight() {
+async fn sign_out_cancels_pending_sign_in_order() {
     let app = App::new();
     let (node, other) = (app.start(), app.start());
     let mut browser = visitor(&node).await;
@@ -150,7 +150,7 @@ async fn logout_voids_an_order_in_flight() {
 }
 
 #[tokio::test]
-async fn logout_ends_a_carried_out_orders_session() {
+async fn sign_out_ends_ordered_session() {
     let node = App::new().node;
     for with_session in [true, false] {
         let mut browser = if with_session { visitor(&node).await } else { Browser::new() };
@@ -165,7 +165,7 @@ async fn logout_ends_a_carried_out_orders_session() {
 
 // The page brought the order to another node, and this node heard of the begun session before the sign-out.
 #[tokio::test]
-async fn logout_names_a_session_begun_elsewhere() {
+async fn removal_token_ends_session_begun_elsewhere() {
     let app = App::new();
     let (node, other) = (app.start(), app.start());
     let mut browser = visitor(&node).await;
@@ -181,7 +181,7 @@ async fn logout_names_a_session_begun_elsewhere() {
 }
 
 #[tokio::test]
-async fn removal_spares_a_cookie_that_does_not_open() {
+async fn removal_token_keeps_unreadable_cookie() {
     let node = App::new().node;
     let browser = signed_in(&node, "ada").await;
     let token = sign_out(&socket(&browser, &node).await).await;
@@ -217,7 +217,7 @@ async fn socket_signs_out_and_in_again() {
 }
 
 #[tokio::test]
-async fn renewal_after_own_end_begins_empty() {
+async fn renewal_order_works_after_destroy() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
@@ -228,7 +228,7 @@ async fn renewal_after_own_end_begins_empty() {
 }
 
 #[tokio::test]
-async fn removal_without_a_cookie_ends_nothing() {
+async fn removal_token_needs_cookie() {
     let app = App::new();
     let (node, other) = (app.start(), app.start());
     let mut browser = visitor(&node).await;
@@ -240,7 +240,7 @@ async fn removal_without_a_cookie_ends_nothing() {
 
 // A sign-in begins with the configured lifetime, independent of the lifetime of the session before.
 #[tokio::test]
-async fn removal_outlives_a_short_session() {
+async fn removal_token_outlives_short_session() {
     let app = App::new();
     let (node, other) = (app.start(), app.start());
     let mut browser = Browser::new();
@@ -259,7 +259,7 @@ async fn removal_outlives_a_short_session() {
 }
 
 #[tokio::test]
-async fn order_ends_a_remembered_session_for_good() {
+async fn sign_in_order_ends_old_session_permanently() {
     let app = App::new();
     let (node, other) = (app.start(), app.start());
     let mut browser = visitor(&node).await;
@@ -278,7 +278,7 @@ async fn order_ends_a_remembered_session_for_good() {
 
 // The response with the cookie removal was lost, and the page may have brought the order to another node.
 #[tokio::test]
-async fn removal_names_a_session_that_another_request_ended() {
+async fn removal_token_names_session_ended_elsewhere() {
     let app = App::new();
     let (node, other) = (app.start(), app.start());
     let browser = visitor(&node).await;
@@ -292,7 +292,7 @@ async fn removal_names_a_session_that_another_request_ended() {
 }
 
 #[tokio::test]
-async fn request_gives_no_removal() {
+async fn request_gives_no_removal_token() {
     let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     let sign_out = async |session: Session| {

@@ -30,7 +30,7 @@ async fn born(node: &Node) -> (Session, String) {
 }
 
 #[tokio::test]
-async fn token_carries_every_change_to_its_cookie() {
+async fn relay_token_carries_all_changes() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
@@ -49,7 +49,7 @@ async fn token_carries_every_change_to_its_cookie() {
 
 // Memory answers first, but a write on a socket is newer than the other node's memory.
 #[tokio::test]
-async fn first_hit_takes_newer_token_values() {
+async fn first_hit_accepts_relayed_values() {
     let app = App::new();
     let [first, second] = [(); 2].map(|()| app.start_with(|sessions| sessions.resolution(Resolution::FirstHit)));
     let mut browser = signed_in(&first, "ada").await;
@@ -67,7 +67,7 @@ async fn first_hit_takes_newer_token_values() {
 }
 
 #[tokio::test]
-async fn nodes_with_the_same_keys_accept_tokens() {
+async fn restarted_node_accepts_relay_token() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -80,7 +80,7 @@ async fn nodes_with_the_same_keys_accept_tokens() {
 }
 
 #[tokio::test]
-async fn only_the_living_own_session_brings_tokens() {
+async fn relay_token_needs_own_living_session() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -99,7 +99,7 @@ async fn only_the_living_own_session_brings_tokens() {
 }
 
 #[tokio::test]
-async fn token_lives_as_long_as_the_cookie() {
+async fn relay_token_expires_with_cookie() {
     for (left, expected) in [(Duration::from_millis(1), StatusCode::OK), (Duration::ZERO, StatusCode::CONFLICT)] {
         let app = App::new();
         let node = app.start();
@@ -120,7 +120,7 @@ async fn token_lives_as_long_as_the_cookie() {
 
 // G19.
 #[tokio::test]
-async fn token_order_and_repetition_change_nothing() {
+async fn relay_token_order_is_irrelevant() {
     let app = App::new();
     let node = app.start();
     let browser = visitor(&node).await;
@@ -138,7 +138,7 @@ async fn token_order_and_repetition_change_nothing() {
 
 // G12.
 #[tokio::test]
-async fn removal_survives_restarts_and_older_tokens() {
+async fn removal_survives_older_relay_token() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -156,7 +156,7 @@ async fn removal_survives_restarts_and_older_tokens() {
 }
 
 #[tokio::test]
-async fn a_token_made_for_something_else_is_refused() {
+async fn token_of_other_purpose_is_refused() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -186,7 +186,7 @@ async fn a_token_made_for_something_else_is_refused() {
 
 // G19.
 #[tokio::test]
-async fn socket_born_session_survives_a_restart() {
+async fn socket_born_session_survives_restart() {
     let app = App::new();
     let node = app.start();
     let mut browser = Browser::new();
@@ -204,7 +204,7 @@ async fn socket_born_session_survives_a_restart() {
 }
 
 #[tokio::test]
-async fn birth_token_opens_after_a_restart() {
+async fn birth_token_works_after_restart() {
     let app = App::new();
     let node = app.start();
     let live = under_way(&Browser::new(), &node).await;
@@ -221,7 +221,7 @@ async fn birth_token_opens_after_a_restart() {
 }
 
 #[tokio::test]
-async fn birth_token_lives_a_minute_without_its_cookie() {
+async fn birth_token_expires_after_one_minute() {
     let app = App::new();
     let node = app.start();
     let (_live, token) = born(&node).await;
@@ -238,7 +238,7 @@ async fn birth_token_lives_a_minute_without_its_cookie() {
 }
 
 #[tokio::test]
-async fn birth_token_leaves_other_live_cookies_alone() {
+async fn birth_token_keeps_other_cookies() {
     let app = App::new();
     let node = app.start();
     let (_live, token) = born(&node).await;
@@ -254,7 +254,7 @@ async fn birth_token_leaves_other_live_cookies_alone() {
 }
 
 #[tokio::test]
-async fn repeated_birth_token_gives_the_same_session() {
+async fn repeated_birth_token_keeps_session() {
     let app = App::new();
     let node = app.start();
     let (live, token) = born(&node).await;
@@ -283,7 +283,7 @@ async fn confirmed_cookie_ends_birth_tokens() {
 }
 
 #[tokio::test]
-async fn another_site_can_bring_no_token() {
+async fn writeback_refuses_cross_site_token() {
     let node = App::new().node;
     let (_live, token) = born(&node).await;
     let mut request = Browser::new().post_json(serde_json::json!({ "$relay": token }).to_string());
@@ -295,7 +295,7 @@ async fn another_site_can_bring_no_token() {
 }
 
 #[tokio::test]
-async fn ended_session_gives_and_takes_no_token() {
+async fn ended_session_refuses_birth_token() {
     let app = App::new();
     let node = app.start();
     let (live, token) = born(&node).await;
@@ -311,7 +311,7 @@ async fn ended_session_gives_and_takes_no_token() {
 
 // G19.
 #[tokio::test]
-async fn socket_write_reaches_the_cookie_through_the_page() {
+async fn page_brings_socket_write_to_cookie() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
@@ -326,7 +326,7 @@ async fn socket_write_reaches_the_cookie_through_the_page() {
 
 // The use in a token counts, also on a node where the session had idled out.
 #[tokio::test]
-async fn token_brings_the_use_of_a_socket() {
+async fn relay_token_carries_socket_use() {
     for hours in [7, 9] {
         let app = App::new();
         let (here, there) = (app.start(), app.start());
@@ -344,7 +344,7 @@ async fn token_brings_the_use_of_a_socket() {
 }
 
 #[tokio::test]
-async fn brought_values_are_counted() {
+async fn relayed_values_count_as_memory() {
     let app = App::new();
     let (here, there) = (app.start(), app.start());
     let mut browser = visitor(&here).await;

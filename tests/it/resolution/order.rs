@@ -49,7 +49,7 @@ async fn newest_copy_answers_unless_first_hit() {
 
 // G2.
 #[tokio::test]
-async fn write_wins_over_a_hidden_newer_cookie() {
+async fn write_beats_hidden_newer_cookie() {
     let app = App::new();
     let (elsewhere, node) = (app.start(), app.start_with(|sessions| sessions.resolution(Resolution::FirstHit)));
     let mut browser = visitor(&elsewhere).await;
@@ -63,7 +63,7 @@ async fn write_wins_over_a_hidden_newer_cookie() {
 }
 
 #[tokio::test]
-async fn first_hit_write_wins_over_newer_cookie() {
+async fn first_hit_write_beats_newer_cookie() {
     let (ring, ahead, clock) = (ring(), ManualClock::new(), ManualClock::new());
     ahead.advance(Duration::from_secs(300));
     let node = |clock| Node::new(builder(&ring, clock).resolution(Resolution::FirstHit).build().unwrap());
@@ -76,7 +76,7 @@ async fn first_hit_write_wins_over_newer_cookie() {
 
 // G2.
 #[tokio::test]
-async fn cookie_answers_before_the_default() {
+async fn cookie_answers_before_default() {
     let app = App::new();
     let node = || Node::new(app.chain(DefaultTier::new().value(theme("light"))).value::<Theme>().build().unwrap());
     let (first, restarted) = (node(), node());
@@ -93,7 +93,7 @@ async fn cookie_answers_before_the_default() {
 
 // G2.
 #[tokio::test]
-async fn socket_after_restart_resolves_from_its_handshake() {
+async fn socket_reads_cookie_after_restart() {
     let app = App::new();
     let mut browser = signed_in(&app.start(), "ada").await;
     set(&mut browser, &app.start(), Division(2)).await;
@@ -103,7 +103,7 @@ async fn socket_after_restart_resolves_from_its_handshake() {
 }
 
 #[tokio::test]
-async fn value_survives_reload_deploy_and_other_nodes() {
+async fn value_survives_reload_and_deploy() {
     let app = App::new();
     let mut node = app.start();
     let mut browser = visitor(&node).await;
@@ -119,7 +119,7 @@ async fn value_survives_reload_deploy_and_other_nodes() {
 
 // G3.
 #[tokio::test]
-async fn value_max_age_ends_both_copies() {
+async fn max_age_ends_both_copies() {
     let app = App::new();
     let node = drafting(&app, Resolution::Newest);
     let restarted = || drafting(&app, Resolution::Newest);
@@ -136,7 +136,7 @@ async fn value_max_age_ends_both_copies() {
 
 // G1, G3.
 #[tokio::test]
-async fn expired_memory_copy_hides_nothing_below() {
+async fn expired_memory_copy_hides_no_cookie() {
     let app = App::new();
     let (elsewhere, node) = (drafting(&app, Resolution::Newest), drafting(&app, Resolution::FirstHit));
     let mut browser = first_write(&elsewhere, Draft("old".into())).await;
@@ -152,7 +152,7 @@ async fn expired_memory_copy_hides_nothing_below() {
 
 // G5.
 #[tokio::test]
-async fn use_elsewhere_keeps_an_idle_session() {
+async fn use_elsewhere_keeps_session_alive() {
     let app = App::new();
     let (elsewhere, node) = (app.start(), app.start());
     let mut browser = visitor(&node).await;
@@ -165,7 +165,7 @@ async fn use_elsewhere_keeps_an_idle_session() {
 
 // G3.
 #[tokio::test]
-async fn what_was_evicted_comes_from_the_cookie() {
+async fn cookie_restores_evicted_value() {
     let app = App::new();
     let chain = chain(memory_of(4096), cookie(&app.ring), &app.clock);
     let node = Node::new(chain.value::<Theme>().build().unwrap());
@@ -181,7 +181,7 @@ async fn what_was_evicted_comes_from_the_cookie() {
 }
 
 #[tokio::test]
-async fn overfull_merge_drops_oldest_from_the_cookie() {
+async fn overfull_cookie_drops_oldest_value() {
     const NAME: &str = "__Host-session";
     let app = App::new();
     let node = || {
@@ -211,7 +211,7 @@ async fn overfull_merge_drops_oldest_from_the_cookie() {
 
 /// The same on a node with room for a few sessions. A session with a change that no browser has goes after all others.
 #[tokio::test]
-async fn values_dropped_from_the_cookie_stay_unsaved() {
+async fn dropped_cookie_value_stays_in_memory() {
     const NAME: &str = "session";
     let app = App::new();
     let node = |bytes| {
@@ -239,7 +239,7 @@ async fn values_dropped_from_the_cookie_stay_unsaved() {
 
 // G2, G7: the copy that memory hides belongs to the user's record, from whichever browser the copy comes.
 #[tokio::test]
-async fn hidden_newer_copy_reaches_its_user_alone() {
+async fn hidden_newer_copy_follows_its_user() {
     let app = App::new();
     let (elsewhere, node) = (app.start(), app.start_with(|sessions| sessions.resolution(Resolution::FirstHit)));
     let [mut first, mut second] = [signed_in(&elsewhere, "ada").await, signed_in(&node, "ada").await];
@@ -261,7 +261,7 @@ async fn hidden_newer_copy_reaches_its_user_alone() {
 
 // G2.
 #[tokio::test]
-async fn hidden_newer_copy_outlasts_a_renewal() {
+async fn hidden_newer_copy_survives_renewal() {
     let app = App::new();
     let (elsewhere, node) = (app.start(), app.start_with(|sessions| sessions.resolution(Resolution::FirstHit)));
     let mut browser = visitor(&elsewhere).await;
@@ -274,7 +274,7 @@ async fn hidden_newer_copy_outlasts_a_renewal() {
 }
 
 #[tokio::test]
-async fn newer_anonymous_choice_ends_with_a_sign_in() {
+async fn sign_in_drops_hidden_anonymous_choice() {
     let app = App::new();
     let (elsewhere, node) = (app.start(), app.start_with(|sessions| sessions.resolution(Resolution::FirstHit)));
     let mut browser = first_write(&node, Division(1)).await;
@@ -288,7 +288,7 @@ async fn newer_anonymous_choice_ends_with_a_sign_in() {
 }
 
 #[tokio::test]
-async fn explanation_is_a_line_for_logs() {
+async fn explanation_is_one_log_line() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let explained = browser.visit(&node, async |session| session.explain::<Theme>().to_string()).await;

@@ -22,7 +22,7 @@ impl SessionValue for Language {
 
 // G2, G7, G9.
 #[tokio::test]
-async fn sign_in_loads_user_values_from_store() {
+async fn sign_in_loads_stored_user_values() {
     let app = App::new();
     let store = SpyStore::new();
     let node = || app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())).value::<Language>());
@@ -59,7 +59,7 @@ async fn sign_in_loads_user_values_from_store() {
 
 // G9: a store without an answer leaves everything unchanged.
 #[tokio::test]
-async fn nobody_signs_in_while_the_store_is_away() {
+async fn store_outage_refuses_sign_in() {
     let app = App::new();
     let store = SpyStore::new();
     let node = app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
@@ -73,7 +73,7 @@ async fn nobody_signs_in_while_the_store_is_away() {
 
 // G7.
 #[tokio::test]
-async fn anonymous_choice_answers_and_touches_no_user() {
+async fn anonymous_choice_changes_no_user() {
     let app = App::new();
     let node = app.start();
     let ada = async || node.sessions.for_principal(Principal::new("ada")).await.unwrap();
@@ -89,7 +89,7 @@ async fn anonymous_choice_answers_and_touches_no_user() {
 
 // G16.
 #[tokio::test]
-async fn user_switch_reaches_the_users_other_browser() {
+async fn user_change_reaches_other_browser() {
     let app = App::new();
     let node = app.start();
     let (mut first, mut second) = (signed_in(&node, "ada").await, signed_in(&node, "ada").await);
@@ -103,7 +103,7 @@ async fn user_switch_reaches_the_users_other_browser() {
 
 // G18.
 #[tokio::test]
-async fn user_pages_see_switches_from_anywhere() {
+async fn user_pages_see_all_changes() {
     let app = App::new();
     let node = app.start();
     let (mut first, second) = (signed_in(&node, "ada").await, signed_in(&node, "ada").await);
@@ -155,7 +155,7 @@ async fn chosen(browser: &mut Browser, node: &Node, user: Option<&str>) -> Divis
 
 // G7.
 #[tokio::test]
-async fn users_of_one_cookie_share_no_values() {
+async fn users_share_no_cookie_values() {
     let app = App::new();
     let start = || Node::new(identified_by_head(&app).build().unwrap());
     let (node, mut browser) = (start(), Browser::new());
@@ -172,7 +172,7 @@ async fn users_of_one_cookie_share_no_values() {
 
 // G7.
 #[tokio::test]
-async fn browser_choice_outlasts_users_and_deploys() {
+async fn anonymous_choice_survives_user() {
     let app = App::new();
     let start = || Node::new(identified_by_head(&app).build().unwrap());
     let (node, mut browser) = (start(), Browser::new());
@@ -183,7 +183,7 @@ async fn browser_choice_outlasts_users_and_deploys() {
 }
 
 #[tokio::test]
-async fn anonymous_request_after_restart_keeps_user_values() {
+async fn anonymous_request_keeps_user_values() {
     let app = App::new();
     let mut browser = Browser::new();
     let node = Node::new(identified_by_head(&app).build().unwrap());
@@ -209,7 +209,7 @@ async fn end_all_spares_later_sessions() {
 }
 
 #[tokio::test]
-async fn refused_principal_write_makes_no_session() {
+async fn refused_user_write_begins_no_session() {
     #[derive(Debug, Default, Serialize, Deserialize)]
     struct Notes(String);
     impl SessionValue for Notes {
@@ -226,7 +226,7 @@ async fn refused_principal_write_makes_no_session() {
 }
 
 #[tokio::test]
-async fn session_beginning_under_a_principal_is_no_renewal() {
+async fn first_session_reports_no_renewal() {
     let app = App::new();
     let node = Node::new(identified_by_head(&app).build().unwrap());
     let told = async |s: Session| {
@@ -239,7 +239,7 @@ async fn session_beginning_under_a_principal_is_no_renewal() {
 }
 
 #[tokio::test]
-async fn principal_from_head_is_read_from_store() {
+async fn store_loads_user_named_by_head() {
     let (app, store) = (App::new(), SpyStore::new());
     let node = || Node::new(identified_by_head(&app).tier(SharedTier::new(store.clone())).build().unwrap());
     node().sessions.for_principal(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();
@@ -248,7 +248,7 @@ async fn principal_from_head_is_read_from_store() {
 
 // G15: the user's part of the cookie stays, for the next request of that user.
 #[tokio::test]
-async fn request_of_nobody_rewrites_no_cookie() {
+async fn anonymous_request_rewrites_no_cookie() {
     let app = App::new();
     let node = Node::new(identified_by_head(&app).build().unwrap());
     let mut browser = Browser::new();
@@ -259,7 +259,7 @@ async fn request_of_nobody_rewrites_no_cookie() {
 }
 
 #[tokio::test]
-async fn other_users_part_leaves_the_cookie() {
+async fn cookie_drops_other_users_values() {
     let app = App::new();
     let start = || Node::new(identified_by_head(&app).build().unwrap());
     let mut browser = Browser::new();
@@ -273,7 +273,7 @@ async fn other_users_part_leaves_the_cookie() {
 }
 
 #[tokio::test]
-async fn cookie_keeps_the_users_record() {
+async fn cookie_use_keeps_user_record() {
     let app = App::new();
     let node = || app.start_with(|sessions| sessions.principal_idle(HOUR));
     let (here, there) = (node(), node());
@@ -289,7 +289,7 @@ async fn cookie_keeps_the_users_record() {
 
 // An earlier build may count a user as an anonymous visitor. The user's choices are then the session's.
 #[tokio::test]
-async fn sign_in_adopts_no_other_users_choice() {
+async fn only_anonymous_choice_is_adopted() {
     let app = App::new();
     let guests = app.chain(DefaultTier::new()).value::<Division>();
     let guests = guests.identify_by::<User>(|user| (user.0 != "guest").then(|| Principal::new(&user.0)));
@@ -308,7 +308,7 @@ async fn sign_in_adopts_no_other_users_choice() {
 }
 
 #[tokio::test]
-async fn clear_signs_nobody_out() {
+async fn clear_keeps_sign_in() {
     let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     set(&mut browser, &node, dark()).await;
@@ -318,7 +318,7 @@ async fn clear_signs_nobody_out() {
 }
 
 #[tokio::test]
-async fn choice_that_does_not_fit_signs_nobody_in() {
+async fn oversized_adoption_refuses_sign_in() {
     let node = App::new().start_with(|sessions| sessions.value::<Language>());
     let ada = node.sessions.for_principal(Principal::new("ada")).await.unwrap();
     let mut length = 4000;
@@ -335,7 +335,7 @@ async fn choice_that_does_not_fit_signs_nobody_in() {
 
 // G13: `identify` may name another user at the next request.
 #[tokio::test]
-async fn sign_out_elsewhere_spares_a_renewal_by_head() {
+async fn sign_out_spares_head_identified_renewal() {
     let app = App::new();
     let start = || Node::new(identified_by_head(&app).build().unwrap());
     let (node, other, mut browser) = (start(), start(), Browser::new());
@@ -349,7 +349,7 @@ async fn sign_out_elsewhere_spares_a_renewal_by_head() {
 
 // The user has a division already. The longer choice of the browser is not adopted, and needs no room.
 #[tokio::test]
-async fn full_record_refuses_no_choice_that_it_has() {
+async fn full_record_skips_unneeded_adoption() {
     let node = App::new().start_with(|sessions| sessions.value::<Language>());
     let ada = node.sessions.for_principal(Principal::new("ada")).await.unwrap();
     ada.set(Division(1)).await.unwrap();

@@ -54,7 +54,7 @@ async fn past_deadline<T>(app: &App, load: impl Future<Output = T>) -> T {
 }
 
 #[tokio::test]
-async fn late_source_gives_way_to_next_tier() {
+async fn late_source_yields_to_next_tier() {
     let app = App::new();
     let (trace, _guard) = Trace::begin();
     let node = silent_node(&app);
@@ -73,7 +73,7 @@ async fn late_source_gives_way_to_next_tier() {
 }
 
 #[tokio::test]
-async fn each_source_has_its_own_deadline() {
+async fn each_source_has_own_deadline() {
     let app = App::new();
     let sessions = themed(&app).tier(silent("first")).tier(silent("second"));
     let sessions = sessions.source_deadline(Duration::from_secs(2)).build().unwrap();
@@ -89,7 +89,7 @@ async fn each_source_has_its_own_deadline() {
 
 // A timer needs a runtime, and a read of the extensions needs none.
 #[test]
-fn load_without_waiting_arms_no_timer() {
+fn from_extensions_sets_no_timer() {
     let sessions = themed(&App::new()).clock(TokioClock::default()).tier(silent("tenant")).build().unwrap();
     let service = service_fn(|request: Request<()>| {
         let found = Session::from_extensions(request.extensions()).is_some();
@@ -101,7 +101,7 @@ fn load_without_waiting_arms_no_timer() {
 }
 
 #[tokio::test]
-async fn source_is_asked_for_every_declared_value() {
+async fn source_gets_all_declared_names() {
     let (app, asked) = (App::new(), Arc::<Mutex<Vec<Vec<&'static str>>>>::default());
     let names = Arc::clone(&asked);
     let naming = source("naming", move |lookup| {
@@ -123,7 +123,7 @@ async fn source_is_asked_for_every_declared_value() {
 }
 
 #[tokio::test]
-async fn failing_source_is_traced_once_a_second() {
+async fn failing_source_trace_is_limited() {
     let app = App::new();
     let node = app.start_with(|sessions| sessions.tier(broken()));
     let (trace, _guard) = Trace::begin();

@@ -29,7 +29,7 @@ impl SessionValue for Choice {
 
 // G1.
 #[tokio::test]
-async fn false_zero_empty_and_null_are_answers() {
+async fn false_zero_and_null_are_answers() {
     let app = App::new();
     let defaults = || DefaultTier::new().value(Flag(true)).value(Visits(7)).value(theme("x")).value(Choice(Some(1)));
     let node = || {
@@ -57,7 +57,7 @@ async fn false_zero_empty_and_null_are_answers() {
 
 // G1, G20.
 #[tokio::test]
-async fn wrong_type_is_refused_or_skipped() {
+async fn copy_of_wrong_type_is_skipped() {
     let app = App::new();
     let earlier = Node::new(app.chain(DefaultTier::new()).value::<NumberedTheme>().value::<Visits>().build().unwrap());
     let chain = app.chain(DefaultTier::new().value(theme("light"))).value::<Theme>().value::<Visits>();
@@ -82,7 +82,7 @@ async fn wrong_type_is_refused_or_skipped() {
 
 // G1.
 #[tokio::test]
-async fn watch_and_read_skip_wrong_types() {
+async fn watch_skips_wrong_type() {
     let app = App::new();
     let earlier = Node::new(app.chain(DefaultTier::new()).value::<NumberedTheme>().build().unwrap());
     let node = Node::new(app.chain(DefaultTier::new().value(theme("light"))).value::<Theme>().build().unwrap());
@@ -110,7 +110,7 @@ impl SessionValue for Ratio {
 }
 
 #[tokio::test]
-async fn unencodable_values_are_told_with_serdes_error() {
+async fn unencodable_value_returns_serde_error() {
     let app = App::new();
     let node = Node::new(app.chain(DefaultTier::new()).value::<Grid>().value::<Ratio>().build().unwrap());
     let grid = || Grid(BTreeMap::from([((1, 2), 3)]));
@@ -143,7 +143,7 @@ impl SessionValue for AnyDivision {
 }
 
 #[tokio::test]
-async fn type_decides_validity_on_every_path() {
+async fn invalid_value_is_refused_everywhere() {
     let app = App::new();
     let twice = app.chain(DefaultTier::new()).value::<Division>().value::<AnyDivision>().build().unwrap_err();
     assert_eq!(twice.kind(), BuildErrorKind::Value);

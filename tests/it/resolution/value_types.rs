@@ -92,7 +92,7 @@ async fn shopper(app: &App) -> Browser {
 }
 
 #[tokio::test]
-async fn renamed_type_and_field_keep_the_value() {
+async fn renamed_field_keeps_value() {
     let app = App::new();
     let mut browser = shopper(&app).await;
     let later = build::<Basket>(&app);
@@ -108,7 +108,7 @@ async fn renamed_type_and_field_keep_the_value() {
 }
 
 #[tokio::test]
-async fn both_shapes_are_read_through_an_untagged_enum() {
+async fn untagged_enum_reads_both_shapes() {
     let app = App::new();
     let mut browser = shopper(&app).await;
     for (node, count) in [(build::<Counts>(&app), 2), (build::<Counts>(&app), 3)] {
@@ -121,7 +121,7 @@ async fn both_shapes_are_read_through_an_untagged_enum() {
 }
 
 #[tokio::test]
-async fn field_without_default_loses_older_copies() {
+async fn field_without_default_loses_copies() {
     let app = App::new();
     let (mut browser, careless) = (shopper(&app).await, build::<Careless>(&app));
     assert_eq!(get::<Careless>(&mut browser, &careless).await, Careless::default(), "a read skips the copy");
@@ -131,7 +131,7 @@ async fn field_without_default_loses_older_copies() {
 }
 
 #[tokio::test]
-async fn copies_under_an_old_name_ride_along() {
+async fn copy_under_old_name_is_kept() {
     let app = App::new();
     let (mut browser, later) = (shopper(&app).await, build::<Trolley>(&app));
     assert_eq!(get::<Trolley>(&mut browser, &later).await, Trolley::default());

@@ -93,7 +93,7 @@ async fn cross_site_form_keeps_login() {
 }
 
 #[tokio::test]
-async fn tokens_that_open_nothing_mint_nothing() {
+async fn invalid_token_begins_no_session() {
     let app = App::new();
     let (ada, bob) = (signed_in(&app.node, "ada").await, signed_in(&app.node, "bob").await);
     let foreign = signed_in(&App::new().node, "ada").await;
@@ -113,7 +113,7 @@ async fn tokens_that_open_nothing_mint_nothing() {
 }
 
 #[tokio::test]
-async fn opened_token_lifts_the_rule() {
+async fn valid_cookie_permits_cross_site_writes() {
     let app = App::new();
     for node in [&app.node, &app.start()] {
         let ada = signed_in(&app.node, "ada").await;
@@ -186,7 +186,7 @@ const REQUESTS: &[(&str, Method, Headers, &[SameSite])] = &[
 ];
 
 #[tokio::test]
-async fn same_site_decides_who_may_mint() {
+async fn same_site_setting_limits_new_sessions() {
     for same_site in [LAX, STRICT, NONE] {
         let node = node(same_site);
         for (caller, method, headers, mints) in REQUESTS {
@@ -207,7 +207,7 @@ async fn computed_tiers_answer_cross_site_requests() {
 }
 
 #[tokio::test]
-async fn cross_site_response_varies_by_cookie() {
+async fn cross_site_response_sets_vary() {
     let node = node(LAX);
     let answered = async |session: Session| (Response::new(Full::default()), session.value::<Theme>());
     let form = request(&Browser::new(), Method::POST, FORM);
@@ -217,7 +217,7 @@ async fn cross_site_response_varies_by_cookie() {
 
 // SAML and the `form_post` of OpenID Connect.
 #[tokio::test]
-async fn form_post_signs_in_from_another_site() {
+async fn from_another_site_permits_sign_in() {
     for (same_site, method, headers) in [
         (LAX, Method::POST, FORM),
         (STRICT, Method::POST, FORM),
@@ -241,7 +241,7 @@ async fn form_post_signs_in_from_another_site() {
 }
 
 #[tokio::test]
-async fn form_post_lifts_the_rule_for_itself_alone() {
+async fn from_another_site_permits_one_sign_in() {
     let node = node(LAX);
     let (set, ()) = send(&node, request(&Browser::new(), Method::POST, FORM), async |session| {
         drop(session.sign_in(User("ada".into())).from_another_site());
@@ -255,7 +255,7 @@ async fn form_post_lifts_the_rule_for_itself_alone() {
 }
 
 #[tokio::test]
-async fn form_post_opens_no_cross_site_socket() {
+async fn from_another_site_opens_no_socket() {
     let node = node(LAX);
     let mut upgrade = request(&Browser::new(), Method::GET, FORM);
     upgrade.headers_mut().insert(header::UPGRADE, "websocket".parse().unwrap());
@@ -267,7 +267,7 @@ async fn form_post_opens_no_cross_site_socket() {
 }
 
 #[tokio::test]
-async fn form_post_changes_nothing_on_own_pages() {
+async fn from_another_site_allows_own_pages() {
     let app = App::new();
     let mut browser = app.dark().await;
     let signed = async |session: Session| session.sign_in(User("ada".into())).from_another_site().await.unwrap();

@@ -92,7 +92,7 @@ async fn removal(node: &Node) -> (Browser, String) {
 
 // Each purpose has a key of its own.
 #[test]
-fn no_purpose_passes_for_another() {
+fn token_purposes_cannot_be_swapped() {
     let app = App::new();
     let home = app.start();
     let genuine = async {
@@ -304,7 +304,7 @@ proptest! {
     #![proptest_config(config(512))]
 
     #[test]
-    fn deliveries_in_any_order_agree_with_the_socket(
+    fn any_delivery_order_matches_socket(
         beginning in beginning(),
         steps in steps(),
         deliveries in deliveries(),
@@ -322,7 +322,7 @@ fn assert_met(tally: &Tally) {
 }
 
 #[test]
-fn no_token_gives_more_than_its_own() {
+fn no_token_grants_foreign_rights() {
     let cases = std::env::var("TOKEN_CASES").map_or(200, |cases| cases.parse().expect("a number"));
     let tally = RefCell::new(Tally::new());
     let program = vec(any::<[u8; STEP]>(), 1..40);

@@ -60,7 +60,7 @@ async fn division(node: &Node) -> Option<Division> {
 }
 
 #[tokio::test]
-async fn listed_origin_has_the_principals_values() {
+async fn listed_origin_accesses_user_values() {
     let store = SpyStore::new();
     let stored = || chain().tier(memory()).tier(cookie(&ring())).tier(SharedTier::new(store.clone()));
     let (shared, other) = (Node::new(stored().build().unwrap()), Node::new(stored().build().unwrap()));
@@ -85,7 +85,7 @@ async fn listed_origin_has_the_principals_values() {
 }
 
 #[tokio::test]
-async fn unlisted_origin_has_no_principal() {
+async fn unlisted_origin_has_no_user() {
     let node = node();
     node.sessions.for_principal(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();
     let session = open(&node, fetch(Method::POST, "/", UNLISTED, "")).await;
@@ -97,7 +97,7 @@ async fn unlisted_origin_has_no_principal() {
 }
 
 #[tokio::test]
-async fn principal_without_a_place_is_not_written() {
+async fn user_write_without_memory_is_refused() {
     let node = Node::new(chain().tier(cookie(&ring())).build().unwrap());
     let write = async |session: Session| (Response::new(Full::default()), kind(session.set(Division(3)).await));
     let request = fetch(Method::POST, "/", LISTED, "");
@@ -107,7 +107,7 @@ async fn principal_without_a_place_is_not_written() {
 
 // R24.
 #[tokio::test]
-async fn listed_origin_posts_principals_values_alone() {
+async fn listed_origin_posts_only_user_values() {
     let node = node();
     let (trace, _guard) = Trace::begin();
     let answer = post(&node, LISTED, r#"{"theme":"dark"}"#).await;
@@ -121,7 +121,7 @@ async fn listed_origin_posts_principals_values_alone() {
 }
 
 #[tokio::test]
-async fn listed_origin_follows_principals_events() {
+async fn listed_origin_gets_user_events() {
     let node = node();
     let writeback = || SessionWriteback::new(&node.sessions).allow::<Division>().unwrap();
     let events = || fetch(Method::GET, "/events", LISTED, "");
@@ -138,7 +138,7 @@ async fn listed_origin_follows_principals_events() {
 // `SameSite=None` withholds no cookie, so a listed origin's writes begin sessions. Tokens stay bound to the
 // application's own pages.
 #[tokio::test]
-async fn listed_origin_tokens_mint_nothing_under_none() {
+async fn same_site_none_refuses_listed_origin_tokens() {
     let cookie = CookieTier::sealed(ring()).name("__Host-session").same_site(SameSite::None);
     let sessions = chain().tier(memory()).tier(cookie).build().unwrap();
     let node = Node::new(sessions);
@@ -158,7 +158,7 @@ async fn listed_origin_tokens_mint_nothing_under_none() {
 
 // Birth tokens and orders set the cookie of a session. Without a cookie in the request, both would mint a session.
 #[tokio::test]
-async fn tokens_of_listed_origin_mint_nothing() {
+async fn listed_origin_tokens_begin_no_session() {
     let app = App::new();
     let node = app.start_with(|sessions| sessions.public_origins([LISTED]));
     let live = socket(&Browser::new(), &node).await;

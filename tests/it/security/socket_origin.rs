@@ -104,7 +104,7 @@ const NOT_OURS: &[&[(&str, &str)]] = &[
 
 // R29.
 #[tokio::test]
-async fn same_origin_socket_has_its_session() {
+async fn same_origin_socket_has_session() {
     let (node, browser) = signed_in().await;
     for headers in OURS {
         for request in [upgrade(&browser, headers), connect(&browser, headers)] {
@@ -118,7 +118,7 @@ async fn same_origin_socket_has_its_session() {
 
 // R29.
 #[tokio::test]
-async fn client_without_origin_has_its_session() {
+async fn client_without_origin_has_session() {
     let cookie = |same_site| CookieTier::sealed(ring()).name("session").same_site(same_site);
     for (same_site, setting, passes) in [
         (SameSite::Lax, false, true),
@@ -142,7 +142,7 @@ async fn client_without_origin_has_its_session() {
 
 // tungstenite is no browser: the client sends neither `Origin` nor `Sec-Fetch-Site`.
 #[tokio::test]
-async fn tungstenite_has_its_session() {
+async fn tungstenite_client_has_session() {
     let (node, browser) = signed_in().await;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -166,7 +166,7 @@ async fn tungstenite_has_its_session() {
 
 // R29.
 #[tokio::test]
-async fn refused_socket_is_traced_with_remedy() {
+async fn refused_socket_trace_names_remedy() {
     let (trace, _guard) = Trace::begin();
     let clock = ManualClock::new();
     let cookie = CookieTier::sealed(ring()).name("session").same_site(SameSite::None);
@@ -201,7 +201,7 @@ async fn refused_socket_is_traced_with_remedy() {
 
 // R29, R32.
 #[tokio::test]
-async fn traced_refusal_holds_no_userinfo() {
+async fn refusal_trace_hides_userinfo() {
     let (trace, _guard) = Trace::begin();
     let clock = ManualClock::new();
     let node = start_with(CookieTier::sealed(ring()).name("session"), |sessions| sessions.clock(clock.clone()));
@@ -227,7 +227,7 @@ async fn traced_refusal_holds_no_userinfo() {
 
 // G4. A socket whose handler asks for no session is the application's own.
 #[tokio::test]
-async fn refused_socket_without_session_is_not_traced() {
+async fn unused_refused_socket_traces_nothing() {
     let (trace, _guard) = Trace::begin();
     let (node, browser) = signed_in().await;
     let before = trace.text();
@@ -240,7 +240,7 @@ async fn refused_socket_without_session_is_not_traced() {
 
 // curl with `--http2` and Java's `HttpClient` offer HTTP/2 by `Upgrade`, and get an answer in HTTP/1.1.
 #[tokio::test]
-async fn client_that_offers_http2_has_its_session() {
+async fn http2_offer_keeps_session() {
     let (node, browser) = signed_in().await;
     let offers = [
         [("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c")],
@@ -257,7 +257,7 @@ async fn client_that_offers_http2_has_its_session() {
 }
 
 #[tokio::test]
-async fn members_of_both_lists_make_a_socket() {
+async fn upgrade_header_lists_are_parsed() {
     let (node, browser) = signed_in().await;
     for (connection, upgrade) in [("keep-alive, Upgrade", "WebSocket"), ("UPGRADE", "h2c ,websocket")] {
         let mut request = browser.request_of(Method::GET, "/live", "");
@@ -330,7 +330,7 @@ async fn assert_gets_nothing(session: &Session) {
 
 // R29. A request that opens no connection is the concern of the cookie itself (`SameSite`).
 #[tokio::test]
-async fn a_link_from_another_site_arrives_signed_in() {
+async fn cross_site_link_keeps_session() {
     let (node, browser) = signed_in().await;
     let mut request = upgrade(&browser, &[("sec-fetch-site", "cross-site")]);
     request.headers_mut().remove(header::UPGRADE);
@@ -339,7 +339,7 @@ async fn a_link_from_another_site_arrives_signed_in() {
 }
 
 #[tokio::test]
-async fn cross_site_socket_is_closed_from_the_start() {
+async fn cross_site_socket_starts_closed() {
     let (node, browser) = signed_in().await;
     let headers = [("sec-fetch-site", "cross-site"), ("origin", "https://evil.example")];
     let (_, live) = open(&node, upgrade(&browser, &headers)).await;

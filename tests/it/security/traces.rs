@@ -56,7 +56,7 @@ fn assert_told(trace: &Trace, told: &[usize]) {
 }
 
 #[tokio::test]
-async fn invalid_computed_defaults_are_traced_once_a_minute() {
+async fn invalid_default_trace_is_limited() {
     let app = App::new();
     let (trace, _guard) = Trace::begin();
     let lang = |head: &http::request::Parts| head.headers["accept-language"].to_str().unwrap().to_owned();
@@ -78,7 +78,7 @@ async fn invalid_computed_defaults_are_traced_once_a_minute() {
 }
 
 #[tokio::test]
-async fn unreadable_copies_are_traced_once_a_minute() {
+async fn unreadable_copy_trace_is_limited() {
     let app = App::new();
     let after = Node::new(app.chain(DefaultTier::new()).value::<ShortTheme>().build().unwrap());
     let mut browser = first_write(&app.start(), theme(SECRET)).await;
@@ -93,7 +93,7 @@ async fn unreadable_copies_are_traced_once_a_minute() {
 }
 
 #[tokio::test]
-async fn values_beyond_the_cookie_are_traced_once() {
+async fn omitted_value_trace_is_limited() {
     let app = App::new();
     let node = || {
         let chain = chain(memory(), cookie(&app.ring).max_bytes(3_800), &app.clock);
@@ -124,7 +124,7 @@ impl SessionValue for Draft {
 }
 
 #[tokio::test]
-async fn resolve_without_preload_is_traced_once_a_minute() {
+async fn missing_preload_trace_is_limited() {
     let app = App::new();
     let (trace, _guard) = Trace::begin();
     // A source that does not answer at its first poll.
@@ -145,7 +145,7 @@ async fn resolve_without_preload_is_traced_once_a_minute() {
 }
 
 #[tokio::test]
-async fn reads_of_undeclared_values_are_traced_once() {
+async fn undeclared_read_trace_is_limited() {
     let app = App::new();
     let (trace, _guard) = Trace::begin();
     let node = Node::new(app.chain(DefaultTier::new()).value::<Theme>().build().unwrap());
@@ -159,7 +159,7 @@ async fn reads_of_undeclared_values_are_traced_once() {
 }
 
 #[tokio::test]
-async fn watch_of_undeclared_value_is_traced() {
+async fn undeclared_access_is_traced() {
     let app = App::new();
     let node = Node::new(app.chain(DefaultTier::new()).value::<Theme>().build().unwrap());
     let looks: [fn(&Session); 4] = [
@@ -206,7 +206,7 @@ async fn missing_layer_is_traced_and_counted() {
 }
 
 #[tokio::test]
-async fn bad_tokens_are_counted_and_not_traced() {
+async fn bad_tokens_are_only_counted() {
     let app = App::new();
     let node = app.start();
     let browser = visitor(&node).await;

@@ -71,7 +71,7 @@ fn config() -> ProptestConfig {
 
 // R37.
 #[test]
-fn only_genuine_cookies_open_a_session() {
+fn only_genuine_cookie_opens_session() {
     let (warm, cold, browser) = ada();
     let token = browser.cookie("session").unwrap();
     let genuine = format!("session={token}").into_bytes();
@@ -120,7 +120,7 @@ fn only_genuine_cookies_open_a_session() {
 
 // R37.
 #[test]
-fn arbitrary_bodies_never_break_the_writeback() {
+fn writeback_survives_arbitrary_bodies() {
     let (node, _, browser) = ada();
     let socket = browser.clone().visit(&node, async |s| s).now_or_never().unwrap();
     socket.set(Theme("dark".into())).now_or_never().unwrap().unwrap();
@@ -152,7 +152,7 @@ fn builds(app: &App) -> (Node, Node) {
 }
 
 #[tokio::test]
-async fn remove_takes_an_unreadable_copy() {
+async fn remove_deletes_unreadable_copy() {
     let (numbered, named) = builds(&App::new());
     let mut browser = visitor(&named).await;
     let remove = async |session: Session| session.remove::<Theme>().await.unwrap();
@@ -164,7 +164,7 @@ async fn remove_takes_an_unreadable_copy() {
 }
 
 #[tokio::test]
-async fn clear_takes_undeclared_values_alone() {
+async fn clear_removes_undeclared_values() {
     let app = App::new();
     let blind = Node::new(app.chain(DefaultTier::new()).value::<Visits>().build().unwrap());
     let mut browser = visitor(&app.start()).await;

@@ -70,7 +70,7 @@ impl Store for SlowStore {
 }
 
 #[tokio::test]
-async fn lost_adoption_fails_no_sign_in() {
+async fn failed_adoption_permits_sign_in() {
     let store = SlowStore::new(true);
     let app = App::new();
     let node = app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
@@ -84,7 +84,7 @@ async fn lost_adoption_fails_no_sign_in() {
 }
 
 #[tokio::test]
-async fn sessions_that_end_during_load_allow_sign_in() {
+async fn session_revoked_during_load_signs_in() {
     let store = SlowStore::new(false);
     let app = App::with({
         let store = store.clone();

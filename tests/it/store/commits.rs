@@ -20,7 +20,7 @@ use crate::support::{
 use crate::writes::{count, stored, visits};
 
 #[tokio::test]
-async fn a_batch_is_one_commit_in_the_store() {
+async fn batch_is_one_store_commit() {
     let (store, site) = stored();
     let mut browser = site.dark().await;
     store.take_operations();
@@ -33,7 +33,7 @@ async fn a_batch_is_one_commit_in_the_store() {
 }
 
 #[tokio::test]
-async fn removing_absent_values_skips_the_store() {
+async fn removing_absent_value_skips_store() {
     let (store, site) = stored();
     let mut browser = site.dark().await;
     store.take_operations();
@@ -47,7 +47,7 @@ async fn removing_absent_values_skips_the_store() {
 
 // G9.
 #[tokio::test]
-async fn store_error_fails_the_write_alone() {
+async fn failed_store_write_changes_nothing() {
     let (store, site) = stored();
     let mut browser = site.dark().await;
     let (socket, request) = (browser.open(&site.node).await, under_way(&browser, &site.node).await);
@@ -79,7 +79,7 @@ async fn store_error_fails_the_write_alone() {
 }
 
 #[tokio::test]
-async fn failed_write_rereads_the_store_once() {
+async fn failed_write_rereads_store_once() {
     type Write = fn(Session) -> BoxFuture<Option<WriteErrorKind>>;
     let writes: [Write; 2] = [
         |session| Box::pin(async move { kind(session.set(Visits(1)).await) }),
@@ -131,7 +131,7 @@ async fn store_outage_fails_load_with_503() {
 
 // R35.
 #[tokio::test]
-async fn an_outage_is_not_an_anonymous_user() {
+async fn store_outage_is_no_anonymous_user() {
     let (ring, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
     let start = || Node::new(builder(&ring, &clock).tier(SharedTier::new(store.clone())).build().unwrap());
     let mut browser = signed_in(&start(), "ada").await;
@@ -151,7 +151,7 @@ async fn an_outage_is_not_an_anonymous_user() {
 
 // R2: the seal is genuine, and the store has no such session.
 #[tokio::test]
-async fn session_unknown_to_store_is_not_recreated() {
+async fn session_missing_in_store_stays_absent() {
     let (_, site) = stored();
     let browser = site.dark().await;
     let node = Node::new(builder(&site.ring, &site.clock).tier(SharedTier::new(SpyStore::new())).build().unwrap());
@@ -181,7 +181,7 @@ async fn renewal_creates_new_before_ending_old() {
 }
 
 #[tokio::test]
-async fn what_came_with_a_refusal_is_counted() {
+async fn outdated_snapshot_counts_as_memory() {
     let theirs = || {
         let long = bytes::Bytes::from(vec![b'7'; 10_000]);
         StoredRecord::new().entry("of_another_build", Some(long), Version::from_u64(1 << 40))
@@ -251,7 +251,7 @@ impl Store for Shared {
 }
 
 #[tokio::test]
-async fn invalid_store_names_spoil_no_cookie() {
+async fn invalid_stored_names_are_ignored() {
     let (app, store) = (App::new(), Shared::default());
     let node = || app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let mut browser = first_write(&node(), Theme("dark".into())).await;
@@ -263,7 +263,7 @@ async fn invalid_store_names_spoil_no_cookie() {
 
 // G6.
 #[tokio::test]
-async fn failing_source_yields_to_the_next_tier() {
+async fn failing_source_yields_to_next_tier() {
     for (answer, expected, traced) in [(Ok(dark()), "tenant", 0), (Err("the tenants' table is away"), "default", 1)] {
         let tenant = source("tenant", move |_| match &answer {
             Ok(theme) => TierFuture::ready(Found::value(theme)),

@@ -22,7 +22,7 @@ async fn user(browser: &Browser, node: &Node) -> Option<Principal> {
 
 // R6.
 #[tokio::test]
-async fn end_of_all_sessions_is_each_nodes_own() {
+async fn end_all_affects_one_node() {
     for app in [App::new(), over_store().0] {
         let (here, there) = (&app.node, app.start());
         let (mut first, second) = (signed_in(here, "ada").await, signed_in(here, "ada").await);
@@ -36,7 +36,7 @@ async fn end_of_all_sessions_is_each_nodes_own() {
 
 // G18.
 #[tokio::test]
-async fn newer_cookie_brings_another_nodes_write() {
+async fn newer_cookie_carries_remote_write() {
     let (app, store) = over_store();
     let (here, there) = (&app.node, app.start());
     let mut browser = app.dark().await;
@@ -50,7 +50,7 @@ async fn newer_cookie_brings_another_nodes_write() {
 
 // G12.
 #[tokio::test]
-async fn end_on_another_node_leaves_the_record_here() {
+async fn remote_end_keeps_local_record() {
     let (app, _) = over_store();
     let mut browser = app.dark().await;
     let copy = browser.clone();
@@ -61,7 +61,7 @@ async fn end_on_another_node_leaves_the_record_here() {
 
 // G4.
 #[tokio::test]
-async fn loads_at_once_each_read_the_store() {
+async fn concurrent_loads_each_read_store() {
     let (app, store) = over_store();
     let browser = app.dark().await;
     let cold = app.start();
@@ -84,7 +84,7 @@ async fn loads_at_once_each_read_the_store() {
 
 // G4.
 #[tokio::test]
-async fn unknown_id_is_asked_for_at_each_load() {
+async fn each_load_rereads_unknown_id() {
     let (app, store) = over_store();
     let browser = app.dark().await;
     store.forget_records();

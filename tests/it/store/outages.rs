@@ -21,7 +21,7 @@ fn driver(error: &(dyn Error + 'static)) -> String {
 }
 
 #[tokio::test]
-async fn store_outage_is_traced_with_its_cause() {
+async fn store_outage_trace_names_cause() {
     let (app, store) = (App::new(), SpyStore::new());
     let node = app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let mut browser = visitor(&node).await;
@@ -58,7 +58,7 @@ async fn store_outage_is_traced_with_its_cause() {
 }
 
 #[tokio::test]
-async fn extractors_outage_is_traced_and_counted() {
+async fn failed_load_is_traced_and_counted() {
     let (app, store) = (App::new(), SpyStore::new());
     let node = app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let browser = visitor(&node).await;
@@ -90,7 +90,7 @@ async fn extractors_outage_is_traced_and_counted() {
 
 // The handler of a failed load may answer as for a visitor.
 #[tokio::test]
-async fn answers_after_a_failed_load_are_private() {
+async fn failed_load_makes_response_private() {
     let app = App::new();
     let store = SpyStore::new();
     let node = app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
@@ -135,7 +135,7 @@ impl Store for Miscounting {
 }
 
 #[tokio::test]
-async fn wrong_number_of_snapshots_fails_the_load() {
+async fn wrong_snapshot_count_fails_load() {
     for snapshots in [0, 2] {
         let node = App::new().start_with(|sessions| sessions.tier(SharedTier::new(Miscounting(snapshots))));
         let error = node.sessions.for_principal(Principal::new("ada")).await.unwrap_err();

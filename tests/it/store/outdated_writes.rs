@@ -5,7 +5,7 @@ use layered_session::{Principal, SharedTier, WriteErrorKind, testing::SpyStore};
 use crate::support::{App, Browser, Theme, User, Visits, under_way};
 
 #[tokio::test]
-async fn plain_writes_retry_like_updates() {
+async fn plain_writes_retry_when_outdated() {
     let store = SpyStore::new();
     store.outdate(31);
     let node = App::new().start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
@@ -24,7 +24,7 @@ async fn plain_writes_retry_like_updates() {
 }
 
 #[tokio::test]
-async fn contended_error_needs_32_lost_tries() {
+async fn write_fails_after_32_outdated_tries() {
     let store = SpyStore::new();
     store.outdate(1000);
     let node = App::new().start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));

@@ -69,7 +69,7 @@ async fn two_loads(
 }
 
 #[tokio::test]
-async fn slower_load_looks_nothing_up() {
+async fn second_load_counts_no_lookup() {
     let gates = Gates::default();
     let app = App::new();
     let node = app.start_with(|sessions| sessions.tier(gated_source(&gates)).source_deadline(Duration::from_secs(60)));
@@ -85,7 +85,7 @@ async fn slower_load_looks_nothing_up() {
 }
 
 #[tokio::test]
-async fn slower_load_asks_no_store() {
+async fn second_load_reuses_store_answer() {
     let (gates, store) = (Gates::default(), SpyStore::new());
     let sessions = bare(&ring(), &ManualClock::new()).value::<Theme>().tier(SharedTier::new(store.clone()));
     let sessions = sessions.tier(gated_source(&gates)).source_deadline(Duration::from_secs(60));

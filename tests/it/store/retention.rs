@@ -58,7 +58,7 @@ async fn crowd(node: &Node) {
 }
 
 #[tokio::test]
-async fn open_handle_survives_pressure_of_memory() {
+async fn open_handle_survives_memory_pressure() {
     let nodes = Nodes::new();
     let node = nodes.node();
     let mut browser = Browser::new();
@@ -78,7 +78,7 @@ async fn open_handle_survives_pressure_of_memory() {
 }
 
 #[tokio::test]
-async fn birth_token_finds_the_stored_session() {
+async fn birth_token_finds_stored_session() {
     let nodes = Nodes::new();
     let [here, there] = [(); 2].map(|()| nodes.node());
     let mut browser = Browser::new();
@@ -92,7 +92,7 @@ async fn birth_token_finds_the_stored_session() {
 }
 
 #[tokio::test]
-async fn birth_token_revives_no_session_ended_in_store() {
+async fn birth_token_revives_no_ended_session() {
     let nodes = Nodes::new();
     let [here, there] = [(); 2].map(|()| nodes.node());
     let mut browser = Browser::new();
@@ -105,7 +105,7 @@ async fn birth_token_revives_no_session_ended_in_store() {
 }
 
 #[tokio::test]
-async fn daily_reads_keep_the_stored_session() {
+async fn daily_reads_keep_stored_session() {
     let nodes = Nodes::new();
     let node = nodes.node();
     let mut browser = Browser::new();
@@ -121,7 +121,7 @@ async fn daily_reads_keep_the_stored_session() {
 
 // G12: a store that drops expired records keeps a removal as long as a cookie could bring the value back.
 #[tokio::test]
-async fn store_keeps_a_removal_as_long_as_cookies() {
+async fn stored_removal_outlives_cookies() {
     let nodes = Nodes::new();
     let node = nodes.node();
     let mut browser = Browser::new();
@@ -139,7 +139,7 @@ async fn store_keeps_a_removal_as_long_as_cookies() {
 }
 
 #[tokio::test]
-async fn ends_with_an_order_are_kept_alike() {
+async fn ordered_and_current_end_share_expiry() {
     let store = SpyStore::new();
     let app = App::with({
         let store = store.clone();
@@ -161,7 +161,7 @@ async fn ends_with_an_order_are_kept_alike() {
 }
 
 #[tokio::test]
-async fn loaded_session_takes_no_more_memory() {
+async fn loaded_session_needs_little_memory() {
     let nodes = Nodes::new();
     let (one, two) = (nodes.node(), nodes.node());
     let mut browser = first_write(&one, dark()).await;

@@ -30,7 +30,7 @@ async fn shown(request: Request<Full<Bytes>>) -> Result<Response<String>, BoxErr
 }
 
 #[tokio::test]
-async fn requests_look_like_those_of_a_page() {
+async fn client_sends_browser_headers() {
     let browser = Client::new(service_fn(shown));
     let document = "sec-fetch-mode: navigate\nsec-fetch-dest: document";
     let link = browser.get("/").await.unwrap();
@@ -46,7 +46,7 @@ async fn requests_look_like_those_of_a_page() {
 }
 
 #[tokio::test]
-async fn plain_http_off_loopback_tells_no_site() {
+async fn plain_http_sends_no_fetch_metadata() {
     for (origin, tells) in [("http://app.example", false), ("http://localhost:3000", true)] {
         let response = Client::new(service_fn(shown)).origin(origin).post("/").await.unwrap();
         let text = response.text().unwrap();
@@ -56,7 +56,7 @@ async fn plain_http_off_loopback_tells_no_site() {
 }
 
 #[tokio::test]
-async fn pages_of_other_sites_say_so() {
+async fn cross_site_request_names_origin() {
     let browser = Client::new(service_fn(shown));
     for (origin, site) in [("https://evil.example", "cross-site"), ("https://app.example.test", "same-site")] {
         let response = browser.from_site(origin).post("/").await.unwrap();
@@ -68,7 +68,7 @@ async fn pages_of_other_sites_say_so() {
 }
 
 #[tokio::test]
-async fn a_tests_own_fields_win() {
+async fn explicit_headers_override_defaults() {
     let browser = Client::new(service_fn(shown));
     let request = browser.post("/").header("host", "proxy").header("origin", "null").header("cookie", "forged=1");
     let text = request.header("sec-fetch-site", "none").await.unwrap().text().unwrap().to_owned();
@@ -78,7 +78,7 @@ async fn a_tests_own_fields_win() {
 }
 
 #[tokio::test]
-async fn tabs_share_a_jar_and_browsers_do_not() {
+async fn only_tabs_share_cookies() {
     let app = app(chain(true));
     let browser = Client::new(app.clone());
     let tab = browser.tab();
@@ -93,7 +93,7 @@ async fn tabs_share_a_jar_and_browsers_do_not() {
 }
 
 #[tokio::test]
-async fn closed_browsers_drop_cookies_without_an_end() {
+async fn closed_browser_drops_session_cookies() {
     for (chain, expected) in [(chain(true), "dark"), (chain(true).until_browser_closes(), "")] {
         let browser = Client::new(app(chain));
         browser.post("/").body("dark").await.unwrap();
@@ -104,7 +104,7 @@ async fn closed_browsers_drop_cookies_without_an_end() {
 }
 
 #[tokio::test]
-async fn cookies_expire_in_the_time_of_the_test() {
+async fn cookies_expire_by_test_clock() {
     let clock = ManualClock::new();
     let browser = Client::new(service_fn(shown)).clock(clock.clone());
     let set = async |_: Request<Full<Bytes>>| {
@@ -125,7 +125,7 @@ async fn cookies_expire_in_the_time_of_the_test() {
 }
 
 #[tokio::test]
-async fn cross_site_links_bring_lax_cookies() {
+async fn cross_site_link_sends_lax_cookie() {
     let browser = Client::new(app(chain(true)));
     browser.post("/").body("dark").await.unwrap();
     let evil = browser.from_site("https://evil.example");
@@ -136,7 +136,7 @@ async fn cross_site_links_bring_lax_cookies() {
 }
 
 #[tokio::test]
-async fn secure_cookies_need_tls() {
+async fn secure_cookie_needs_https() {
     for (origin, expected) in [("https://example.test", "dark"), ("http://localhost", "")] {
         let browser = Client::new(app(chain(true))).origin(origin);
         browser.post("/").body("dark").await.unwrap();
@@ -154,7 +154,7 @@ struct Point {
 }
 
 #[tokio::test]
-async fn routers_of_axum_take_json_and_answer_it() {
+async fn axum_router_exchanges_json() {
     let app = Router::new().route("/", post(async |Json(point): Json<Point>| Json(Point { x: point.x + 1 })));
     let browser = Client::new(app);
     let response = browser.post("/?a=b").json(&Point { x: 1 }).await.unwrap();
@@ -165,7 +165,7 @@ async fn routers_of_axum_take_json_and_answer_it() {
 }
 
 #[tokio::test]
-async fn events_are_read_as_they_come() {
+async fn client_streams_events() {
     let sessions = chain(true).build().unwrap();
     let writeback = SessionWriteback::new(&sessions).expose::<Theme>().unwrap();
     let browser = Client::new(tower::Layer::layer(&LayeredSessionLayer::new(sessions), writeback));
@@ -203,7 +203,7 @@ impl Service<Request<Full<Bytes>>> for Strict {
 }
 
 #[tokio::test]
-async fn services_are_ready_before_each_call() {
+async fn client_polls_service_ready() {
     let browser = Client::new(Strict::default());
     for _ in 0..2 {
         assert_eq!(browser.get("/").await.unwrap().text().unwrap(), "ready");
@@ -211,7 +211,7 @@ async fn services_are_ready_before_each_call() {
 }
 
 #[tokio::test]
-async fn requests_that_are_none_fail() {
+async fn invalid_requests_fail() {
     let browser = Client::new(service_fn(shown));
     let cases = [
         (browser.get("path"), "begins with `/`"),

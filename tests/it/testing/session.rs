@@ -31,7 +31,7 @@ fn ada() -> User {
 }
 
 #[tokio::test]
-async fn handle_has_the_values_and_the_user() {
+async fn handle_has_prepared_values() {
     for sessions in chains() {
         let sessions = sessions.build().unwrap();
         let setup = || session(&sessions);
@@ -52,7 +52,7 @@ async fn handle_has_the_values_and_the_user() {
 }
 
 #[tokio::test]
-async fn handle_turns_as_before_the_response_head() {
+async fn handle_can_renew_and_sign_in() {
     for sessions in chains() {
         let sessions = sessions.build().unwrap();
         let handle = async || session(&sessions).with(dark()).await.unwrap();
@@ -72,7 +72,7 @@ async fn handle_turns_as_before_the_response_head() {
 }
 
 #[tokio::test]
-async fn identify_finds_its_user_in_the_request() {
+async fn identify_reads_prepared_request() {
     let identified = |memory: bool| {
         let builder = Sessions::builder();
         let builder = if memory { builder.tier(MemoryTier::builder().build()) } else { builder };
@@ -103,7 +103,7 @@ async fn identify_finds_its_user_in_the_request() {
 }
 
 #[tokio::test]
-async fn request_carries_the_session_to_extractors() {
+async fn prepared_request_feeds_extractors() {
     let sessions = chain(true).resolve::<Visits>().build().unwrap();
     let routes = Router::new().route(
         "/page",
@@ -119,7 +119,7 @@ async fn request_carries_the_session_to_extractors() {
 }
 
 #[tokio::test]
-async fn another_sites_request_begins_no_session() {
+async fn cross_site_request_begins_no_session() {
     let sessions = chain(true).build().unwrap();
     let request = || {
         let form = Request::builder().method(Method::POST).header("sec-fetch-site", "cross-site");
@@ -132,7 +132,7 @@ async fn another_sites_request_begins_no_session() {
 }
 
 #[tokio::test]
-async fn failed_preparation_says_why() {
+async fn failed_setup_names_cause() {
     let store = SpyStore::new();
     let sessions = chain(true).tier(SharedTier::new(store.clone())).build().unwrap();
     for (setup, message) in [

@@ -40,7 +40,7 @@ fn again(sessions: &Sessions, request: &http::Request<()>) -> TestSession {
 }
 
 #[tokio::test]
-async fn held_requests_reach_the_store_after_the_release() {
+async fn held_request_waits_for_release() {
     let (store, clock) = (SpyStore::new(), ManualClock::new());
     let handle = session(&over(&store, &clock)).await.unwrap();
     store.hold_requests(Operation::Create);
@@ -53,7 +53,7 @@ async fn held_requests_reach_the_store_after_the_release() {
 }
 
 #[tokio::test]
-async fn held_answers_follow_the_release() {
+async fn held_answer_arrives_after_release() {
     let (store, clock) = (SpyStore::new(), ManualClock::new());
     let sessions = over(&store, &clock);
     let request = begun(&sessions).await;
@@ -74,7 +74,7 @@ async fn held_answers_follow_the_release() {
 }
 
 #[tokio::test]
-async fn held_reads_delay_the_load() {
+async fn held_read_delays_load() {
     let (store, clock) = (SpyStore::new(), ManualClock::new());
     let sessions = over(&store, &clock);
     let request = begun(&sessions).await;
@@ -86,7 +86,7 @@ async fn held_reads_delay_the_load() {
 }
 
 #[tokio::test]
-async fn outdated_writes_are_tried_again() {
+async fn outdated_write_is_retried() {
     let (store, clock) = (SpyStore::new(), ManualClock::new());
     let handle = session(&over(&store, &clock)).with(theme("dark")).await.unwrap();
     store.take_operations();
@@ -99,7 +99,7 @@ async fn outdated_writes_are_tried_again() {
 }
 
 #[tokio::test]
-async fn records_end_and_are_forgotten_elsewhere() {
+async fn spy_store_ends_and_forgets_records() {
     for end in [SpyStore::end_records, SpyStore::forget_records] {
         let (store, clock) = (SpyStore::new(), ManualClock::new());
         let sessions = over(&store, &clock);
@@ -111,7 +111,7 @@ async fn records_end_and_are_forgotten_elsewhere() {
 }
 
 #[tokio::test]
-async fn records_expire_by_the_stores_clock() {
+async fn records_expire_by_store_clock() {
     let (clock, ahead) = (ManualClock::new(), ManualClock::new());
     let store = SpyStore::new().expire_by(ahead.clone());
     let sessions = over(&store, &clock);
@@ -123,7 +123,7 @@ async fn records_expire_by_the_stores_clock() {
 }
 
 #[tokio::test]
-async fn calls_name_kind_owner_and_expiry() {
+async fn recorded_calls_name_owner_and_expiry() {
     let (store, clock) = (SpyStore::new(), ManualClock::new());
     let handle = session(&over(&store, &clock)).await.unwrap();
     handle.set(theme("dark")).await.unwrap();

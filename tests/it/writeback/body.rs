@@ -52,7 +52,7 @@ async fn body_limit_is_16_kib() {
 
 // R26. A client that sends first and reads later must still see the answer, but the server stops reading at a limit.
 #[tokio::test]
-async fn long_body_is_drained_then_cut_off() {
+async fn long_body_is_partly_drained() {
     let page = Page::new();
     // The KiB that the client sends, whether the client announces the length, and the KiB that the server reads.
     for (sent, announced, taken) in [
@@ -78,7 +78,7 @@ async fn long_body_is_drained_then_cut_off() {
 }
 
 #[tokio::test]
-async fn expect_continue_is_refused_at_once() {
+async fn oversized_expect_continue_is_refused() {
     let page = Page::new();
     for (announced, refused) in [(16 * KIB + 1, true), (16 * KIB, false)] {
         let (body, _) = pieces(stream::pending());
@@ -92,7 +92,7 @@ async fn expect_continue_is_refused_at_once() {
 
 // R26.
 #[tokio::test]
-async fn a_body_that_stalls_or_trickles_times_out() {
+async fn slow_body_times_out() {
     let page = Page::new();
     let second = Duration::from_secs(1);
     let clock = page.clock.clone();
@@ -127,7 +127,7 @@ async fn a_body_that_stalls_or_trickles_times_out() {
 
 // R26.
 #[tokio::test]
-async fn a_body_that_breaks_off_changes_nothing() {
+async fn incomplete_body_changes_nothing() {
     let page = Page::new();
     let whole = Ok(Frame::data(Bytes::from(r#"{"theme":"dark"}"#)));
     let (body, _) = pieces(stream::iter([whole, Err("reset".into())]));
@@ -138,7 +138,7 @@ async fn a_body_that_breaks_off_changes_nothing() {
 
 // R26. The body does not include trailers.
 #[tokio::test]
-async fn a_body_in_pieces_is_one_body() {
+async fn chunked_body_is_joined() {
     let mut page = Page::new();
     let text = r#"{"theme":"dark"}"#.bytes().map(|byte| Ok(Frame::data(Bytes::from(vec![byte]))));
     let (body, _) = pieces(stream::iter(text).chain(stream::iter([Ok(Frame::trailers(HeaderMap::new()))])));
@@ -276,7 +276,7 @@ async fn ambiguous_json_changes_nothing() {
 
 // R27.
 #[tokio::test]
-async fn large_integers_need_a_type_that_fits() {
+async fn large_integer_needs_fitting_type() {
     let mut page = Page::new();
     for integer in [9_007_199_254_740_993, i64::MAX, i64::MIN] {
         let answer = page.post(format!(r#"{{"level":{integer}}}"#)).await;

@@ -27,7 +27,7 @@ async fn only_post_writes() {
 
 // R24.
 #[tokio::test]
-async fn only_pages_of_the_same_origin_write() {
+async fn only_same_origin_pages_write() {
     const HOST: &str = "app.example";
     let page = Page::new();
     let sites: [(&[&str], Option<bool>); 8] = [
@@ -88,7 +88,7 @@ async fn only_pages_of_the_same_origin_write() {
 
 // R24.
 #[tokio::test]
-async fn refusal_names_its_remedy() {
+async fn refusal_names_remedy() {
     let (trace, _guard) = Trace::begin();
     let page = Page::new();
     for (method, path, headers, remedy) in [
@@ -113,7 +113,7 @@ async fn refusal_names_its_remedy() {
 
 // R24.
 #[tokio::test]
-async fn cors_layer_wraps_the_writeback() {
+async fn writeback_works_behind_cors_layer() {
     let page = Page::new();
     let cors = CorsLayer::new().allow_origin(["https://public.example".parse().unwrap()]).allow_credentials(true);
     let service = cors.allow_methods([Method::POST]).layer(allowing(&page.node.sessions));
@@ -132,7 +132,7 @@ async fn cors_layer_wraps_the_writeback() {
 
 // R25.
 #[tokio::test]
-async fn only_json_is_read() {
+async fn only_json_is_accepted() {
     let page = Page::new();
     for (types, taken) in [
         (&["application/json"][..], true),
@@ -167,7 +167,7 @@ async fn only_json_is_read() {
 
 // R24 to R28. The test corrects one fault after the other.
 #[tokio::test]
-async fn first_listed_fault_answers() {
+async fn refusals_follow_documented_order() {
     let mut page = Page::signed_in().await;
     let closed = page.browser.clone();
     page.browser.visit(&page.node, async |s| s.sign_out().await.unwrap()).await;
@@ -206,7 +206,7 @@ async fn first_listed_fault_answers() {
 }
 
 #[tokio::test]
-async fn hook_is_a_revalidated_module() {
+async fn hook_script_is_revalidated() {
     let page = Page::new();
     let hook = async |method: Method, tag: Option<&str>| {
         // Scripts are also fetched across sites, and without a content type.
@@ -252,7 +252,7 @@ async fn hook_is_a_revalidated_module() {
 }
 
 #[tokio::test]
-async fn writeback_answers_only_under_its_mount() {
+async fn writeback_answers_only_at_mount() {
     let page = Page::new();
     let post = |path: &str| {
         let mut request = page.browser.post_json(r#"{"theme":"dark"}"#);

@@ -15,7 +15,7 @@ use crate::support::{App, Browser, DAY, Division, Node, Theme, bare, builder, da
 
 // R28.
 #[tokio::test]
-async fn ended_session_takes_no_write() {
+async fn ended_session_refuses_post() {
     let mut page = Page::signed_in().await;
     let late = page.browser.clone();
     page.browser.visit(&page.node, async |s| s.renew().await.unwrap()).await;
@@ -31,7 +31,7 @@ async fn ended_session_takes_no_write() {
 }
 
 #[tokio::test]
-async fn relay_token_brings_socket_writes() {
+async fn relay_token_delivers_socket_writes() {
     let mut page = Page::signed_in().await;
     let older = page.relay("older").await;
     let token = page.relay("newest").await;
@@ -47,7 +47,7 @@ async fn relay_token_brings_socket_writes() {
 
 // R29. A birth token sets a cookie, so its checks are stricter than the checks of a token that only brings changes.
 #[tokio::test]
-async fn relay_token_is_bound_to_session_and_time() {
+async fn relay_token_binds_session_and_time() {
     let mut page = Page::new();
     let birth = page.relay("mine").await;
     let mut other = Page { browser: Browser::new(), node: page.node.clone(), ..Page::new() };
@@ -87,7 +87,7 @@ async fn relay_token_revives_no_ended_session() {
 }
 
 #[tokio::test]
-async fn invalid_token_is_reported_before_missing_session() {
+async fn invalid_token_is_reported_first() {
     let (ring, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
     let start = || Node::new(builder(&ring, &clock).tier(SharedTier::new(store.clone())).build().unwrap());
     let mut page = Page { node: start(), clock: clock.clone(), ring: ring.clone(), browser: Browser::new() };
@@ -111,7 +111,7 @@ async fn invalid_token_is_reported_before_missing_session() {
 }
 
 #[tokio::test]
-async fn an_empty_object_heals_the_cookie() {
+async fn empty_post_updates_cookie() {
     let mut page = Page::signed_in().await;
     let socket = page.socket().await;
     let current = page.post("{}").await;
@@ -126,7 +126,7 @@ async fn an_empty_object_heals_the_cookie() {
 }
 
 #[tokio::test]
-async fn without_its_own_layer_it_says_so() {
+async fn writeback_needs_own_layer() {
     let page = Page::new();
     let request = || page.browser.post_json(r#"{"theme":"dark"}"#);
     let bare = send_bare(allowing(&page.node.sessions), request()).await;
@@ -142,7 +142,7 @@ async fn without_its_own_layer_it_says_so() {
 }
 
 #[tokio::test]
-async fn chain_without_memory_writes_the_cookie() {
+async fn post_without_memory_writes_cookie() {
     let node = Node::new(bare(&ring(), &ManualClock::new()).value::<Theme>().build().unwrap());
     let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
     let mut browser = Browser::new();
@@ -153,7 +153,7 @@ async fn chain_without_memory_writes_the_cookie() {
 
 // Without a signed-in user, the session owns the values of both scopes.
 #[tokio::test]
-async fn visitors_post_is_all_or_nothing() {
+async fn visitor_post_is_all_or_nothing() {
     let mut page = Page::new();
     for body in [
         json!({ "current_division_id": 3, "theme": "x".repeat(6000) }),
@@ -169,7 +169,7 @@ async fn visitors_post_is_all_or_nothing() {
 }
 
 #[tokio::test]
-async fn post_of_two_owners_is_checked_first() {
+async fn post_checks_both_owners_first() {
     let mut page = Page::signed_in().await;
     for body in [
         json!({ "current_division_id": 3, "theme": "x".repeat(6000) }),
@@ -204,7 +204,7 @@ async fn store_outage_writes_nothing() {
 }
 
 #[tokio::test]
-async fn a_write_that_loses_to_others_is_told() {
+async fn contended_write_is_reported() {
     let store = SpyStore::new();
     store.outdate(usize::MAX);
     let node = App::new().start_with(|sessions| sessions.tier(SharedTier::new(store)));

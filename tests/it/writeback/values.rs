@@ -10,7 +10,7 @@ use crate::support::{App, Browser, Division, Node, Theme, User, Visits, builder,
 
 // R28.
 #[tokio::test]
-async fn stored_names_are_listed_in_order() {
+async fn response_lists_stored_names() {
     let mut page = Page::signed_in().await;
     for body in [
         r#"{"theme":"dark","current_division_id":3,"level":1}"#,
@@ -29,7 +29,7 @@ async fn stored_names_are_listed_in_order() {
 
 // R28. The store receives the type's own encoding, so that a page can't choose the bytes.
 #[tokio::test]
-async fn value_is_stored_as_its_type_encodes() {
+async fn stored_value_uses_type_encoding() {
     #[derive(Debug, Serialize, Deserialize)]
     struct Raw(serde_json::Value);
     impl SessionValue for Raw {
@@ -74,7 +74,7 @@ async fn forbidden_name_changes_nothing() {
 
 // R28.
 #[tokio::test]
-async fn one_wrong_value_among_good_ones_stores_none() {
+async fn one_invalid_value_refuses_post() {
     let mut page = Page::signed_in().await;
     page.post(r#"{"theme":"before","current_division_id":1}"#).await;
     for wrong in [
@@ -97,7 +97,7 @@ async fn one_wrong_value_among_good_ones_stores_none() {
 
 // R28. The writeback commits one owner after the other: a refusal leaves that owner's values unchanged.
 #[tokio::test]
-async fn one_owners_values_are_all_or_nothing() {
+async fn owner_values_are_all_or_nothing() {
     let mut page = Page::signed_in().await;
     let long = "x".repeat(4 * KIB);
     let answer = page.post(json!({ "theme": long, "level": 1 }).to_string()).await;
@@ -112,7 +112,7 @@ async fn one_owners_values_are_all_or_nothing() {
 
 // R28.
 #[tokio::test]
-async fn unknown_names_can_be_ignored_and_reported() {
+async fn unknown_names_can_be_ignored() {
     let mut page = Page::new();
     let writeback = || allowing(&page.node.sessions).ignore_unknown();
     let request = page.browser.post_json(r#"{"newer":[1],"theme":"dark","visits":7,"user":"eve"}"#);
@@ -128,7 +128,7 @@ async fn unknown_names_can_be_ignored_and_reported() {
 
 // R28.
 #[test]
-fn user_and_undeclared_values_cannot_be_allowed() {
+fn identity_value_cannot_be_allowed() {
     let page = Page::new();
     let plain = || SessionWriteback::new(&page.node.sessions);
     assert!(plain().allow::<User>().unwrap_err().to_string().contains("the signed-in user"));
@@ -142,7 +142,7 @@ fn user_and_undeclared_values_cannot_be_allowed() {
 
 // R28.
 #[tokio::test]
-async fn refused_names_leave_nothing_behind() {
+async fn refused_names_use_no_memory() {
     let mut page = Page::new();
     let names = |from: usize, to: usize| (from..to).map(|n| format!(r#""n{n}":{n}"#)).collect::<Vec<_>>().join(",");
     for from in (0..1_000).step_by(50) {
@@ -175,7 +175,7 @@ async fn refusal_lists_sixteen_shortened_names() {
 
 // R26.
 #[tokio::test]
-async fn server_values_are_bounded_too() {
+async fn server_values_are_bounded() {
     let mut page = Page::new();
     let text = |len: usize| json!({ "draft": [{ "text": "x".repeat(len) }] }).to_string();
     assert_eq!(page.post(text(15 * KIB)).await.status, StatusCode::OK);
@@ -193,7 +193,7 @@ async fn server_values_are_bounded_too() {
 
 // G20.
 #[tokio::test]
-async fn post_stores_exactly_the_allowed_names() {
+async fn post_stores_only_allowed_names() {
     let app = App::new();
     let node = app.start();
     let mut browser = Browser::new();
@@ -212,7 +212,7 @@ async fn post_stores_exactly_the_allowed_names() {
 
 // R28.
 #[tokio::test]
-async fn a_thousand_unknown_names_leave_nothing_behind() {
+async fn unknown_names_use_no_memory() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -237,7 +237,7 @@ async fn a_thousand_unknown_names_leave_nothing_behind() {
 
 // R28.
 #[tokio::test]
-async fn a_name_of_10_kb_is_refused() {
+async fn long_name_is_refused() {
     let node = App::new().node;
     let name = "n".repeat(10_000);
     let answer = post(&mut Browser::new(), &node, format!(r#"{{"{name}": 1}}"#)).await;

@@ -83,7 +83,7 @@ async fn fill<V: SessionValue>(session: &Session, value: fn(String) -> V) -> usi
 
 // R20.
 #[tokio::test]
-async fn accepted_values_fit_the_full_cookie() {
+async fn accepted_values_fit_cookie() {
     let (ring, clock) = (ring(), ManualClock::new());
     for name in ["a".to_owned(), "n".repeat(64)] {
         let chain = || {
@@ -118,7 +118,7 @@ async fn accepted_values_fit_the_full_cookie() {
 
 // R7, R20.
 #[tokio::test]
-async fn oversized_write_is_refused_before_the_store() {
+async fn oversized_write_never_reaches_store() {
     let store = SpyStore::new();
     let shared = store.clone();
     for app in [App::new(), App::with(move |builder| builder.tier(SharedTier::new(shared.clone())))] {
@@ -159,7 +159,7 @@ async fn oversized_sign_in_changes_nothing() {
 }
 
 #[tokio::test]
-async fn server_values_ignore_the_cookie_budget() {
+async fn server_values_ignore_cookie_budget() {
     #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
     struct Draft(String);
     impl SessionValue for Draft {
@@ -186,7 +186,7 @@ async fn server_values_ignore_the_cookie_budget() {
 
 // G15.
 #[tokio::test]
-async fn server_value_leaves_the_cookie_alone() {
+async fn server_value_changes_no_cookie() {
     let (store, app) = stored();
     let mut browser = app.dark().await;
     let note = async |session: Session| session.set(Note("kept by the server".repeat(500))).await.unwrap();
@@ -200,7 +200,7 @@ async fn server_value_leaves_the_cookie_alone() {
 
 // G15.
 #[tokio::test]
-async fn a_volatile_value_is_kept_in_memory_alone() {
+async fn volatile_value_stays_in_memory() {
     let app = App::with(|builder| builder.value::<Scratch>());
     let mut browser = app.dark().await;
     let scratch = async |session: Session| session.set(Scratch("x".repeat(9000))).await.unwrap();
@@ -225,7 +225,7 @@ async fn job_without_memory_refuses_writes() {
 
 // R7.
 #[tokio::test]
-async fn thousands_of_visitors_who_write_nothing_leave_nothing() {
+async fn reading_visitors_leave_no_records() {
     let app = App::new();
     let nothing = async |session: Session| {
         let _ = (session.value::<Theme>(), session.get::<Division>(), session.is_new(), session.principal());
@@ -251,7 +251,7 @@ async fn thousands_of_visitors_who_write_nothing_leave_nothing() {
 
 // R7: the same where an outer layer names the users.
 #[tokio::test]
-async fn thousands_of_users_who_write_nothing_leave_nothing() {
+async fn reading_users_leave_no_records() {
     let chain = chain(memory(), cookie(&ring()), &ManualClock::new()).value::<Division>();
     let identified = chain.identify(|head| Some(Principal::new(head.uri.path())));
     let node = Node::new(identified.build().unwrap());

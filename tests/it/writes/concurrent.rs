@@ -18,7 +18,7 @@ async fn all(tasks: impl IntoIterator<Item = BoxFuture<()>>) {
 
 // G10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn as_many_increments_as_there_are_writers() {
+async fn concurrent_increments_all_count() {
     let app = App::new();
     let mut browser = app.dark().await;
     let mut handles = Vec::new();
@@ -68,7 +68,7 @@ async fn racing_first_writes_make_one_session() {
 
 // G10: two nodes over one store, each with its own memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn store_counts_increments_of_two_nodes() {
+async fn store_counts_both_nodes_increments() {
     let (_, app) = stored();
     let nodes = [app.node.clone(), app.start()];
     let mut browser = app.dark().await;
@@ -81,7 +81,7 @@ async fn store_counts_increments_of_two_nodes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn one_of_many_takes_gets_it() {
+async fn concurrent_take_succeeds_once() {
     let app = App::new();
     let mut browser = app.dark().await;
     let got = Arc::new(Semaphore::new(0));
@@ -116,7 +116,7 @@ async fn value_taken_once_across_nodes() {
 
 // G8.
 #[tokio::test]
-async fn writers_of_different_values_keep_each_others() {
+async fn concurrent_writes_keep_other_values() {
     let app = App::new();
     let mut browser = app.dark().await;
     let (one, other) = (browser.open(&app.node).await, browser.open(&app.node).await);

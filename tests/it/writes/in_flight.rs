@@ -29,7 +29,7 @@ fn gated(operation: Operation) -> (SpyStore, App) {
 
 // G10: with all updates at the store together, the store would refuse all but one each time, and some would give up.
 #[tokio::test]
-async fn queued_updates_ask_the_store_once_each() {
+async fn queued_updates_reach_store_once() {
     const UPDATES: usize = 40;
     let (gate, app) = gated(Operation::Update);
     let mut browser = app.dark().await;
@@ -51,7 +51,7 @@ async fn queued_updates_ask_the_store_once_each() {
 }
 
 #[tokio::test]
-async fn clones_wait_for_the_session_being_made() {
+async fn clones_wait_for_new_session() {
     let (gate, app) = gated(Operation::Create);
     let mut browser = Browser::new();
     let opened = gate.clone();
@@ -73,7 +73,7 @@ async fn clones_wait_for_the_session_being_made() {
 }
 
 #[tokio::test]
-async fn sign_in_keeps_concurrent_clone_writes() {
+async fn sign_in_keeps_concurrent_write() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let node = Node::new(builder(&ring, &clock).tier(SharedTier::new(gate.clone())).build().unwrap());
     let session = under_way(&Browser::new(), &node).await;
@@ -92,7 +92,7 @@ async fn sign_in_keeps_concurrent_clone_writes() {
 
 // The store holds every write that returned `Ok`, whatever turn the session takes meanwhile.
 #[tokio::test]
-async fn a_renewal_keeps_what_a_clone_writes_meanwhile() {
+async fn renewal_keeps_concurrent_write() {
     for held in [Operation::Create, Operation::End, Operation::Update] {
         let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
         let node =
@@ -131,7 +131,7 @@ async fn a_renewal_keeps_what_a_clone_writes_meanwhile() {
 
 // R4.
 #[tokio::test]
-async fn logout_during_a_write_stays_logged_out() {
+async fn sign_out_during_write_holds() {
     let (gate, app) = gated(Operation::Update);
     let mut browser = app.dark().await;
     let socket = browser.open(&app.node).await;
@@ -148,7 +148,7 @@ async fn logout_during_a_write_stays_logged_out() {
 }
 
 #[tokio::test]
-async fn dropped_first_write_leaves_nothing() {
+async fn dropped_first_write_leaves_no_record() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let node = Node::new(builder(&ring, &clock).tier(SharedTier::new(gate.clone())).build().unwrap());
     let session = Browser::new().visit(&node, async |s| s).await;
@@ -158,7 +158,7 @@ async fn dropped_first_write_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn dropped_renewal_has_its_id_reread() {
+async fn dropped_renewal_rereads_old_id() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let node = Node::new(builder(&ring, &clock).tier(SharedTier::new(gate.clone())).build().unwrap());
     let mut browser = first_write(&node, Theme("dark".into())).await;
@@ -185,7 +185,7 @@ async fn dropped_renewal_unblocks_writes() {
 
 // The store may hold a dropped write whose reply was pending, so memory reads again, even after later writes.
 #[tokio::test]
-async fn dropped_write_is_reread_despite_later_writes() {
+async fn dropped_write_forces_reread() {
     let (gate, app) = gated(Operation::Update);
     let mut browser = app.dark().await;
     let socket = browser.open(&app.node).await;
@@ -206,7 +206,7 @@ async fn dropped_write_is_reread_despite_later_writes() {
 }
 
 #[tokio::test]
-async fn finished_write_keeps_doubt_of_dropped_one() {
+async fn dropped_write_is_reread_after_success() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let node = Node::new(builder(&ring, &clock).tier(SharedTier::new(gate.clone())).build().unwrap());
     let mut browser = first_write(&node, Visits(1)).await;
@@ -224,7 +224,7 @@ async fn finished_write_keeps_doubt_of_dropped_one() {
 }
 
 #[tokio::test]
-async fn key_replaced_during_load_confirms_nothing() {
+async fn running_load_confirms_no_removed_key() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let first = Node::new(builder(&ring, &clock).tier(SharedTier::new(gate.clone())).build().unwrap());
     let browser = first_write(&first, Theme("dark".into())).await;
@@ -243,7 +243,7 @@ async fn key_replaced_during_load_confirms_nothing() {
 // G12: no caller learns of a session's end while the answer of a write could bring the session back. The answer
 // does not take back a later use either.
 #[tokio::test]
-async fn slow_write_counts_as_use_from_start() {
+async fn slow_write_prevents_expiry() {
     let gate = SpyStore::new();
     let shared = gate.clone();
     let app = App::with(move |builder| builder.tier(SharedTier::new(shared.clone())).idle(HOUR));
@@ -263,7 +263,7 @@ async fn slow_write_counts_as_use_from_start() {
 }
 
 #[tokio::test]
-async fn user_write_during_load_marks_cookie_outdated() {
+async fn user_write_during_load_outdates_cookie() {
     let (app, gate) = (App::new(), SpyStore::new());
     let over_store = || app.start_with(|sessions| sessions.tier(SharedTier::new(gate.clone())));
     let (first, node) = (over_store(), over_store());

@@ -19,7 +19,7 @@ async fn ada(node: &Node) -> Session {
 }
 
 #[tokio::test]
-async fn removal_outlives_the_users_idle_record() {
+async fn removal_outlives_idle_user_record() {
     for crowd in [0, 8] {
         let app = App::new();
         let node = app.start();
@@ -35,7 +35,7 @@ async fn removal_outlives_the_users_idle_record() {
 }
 
 #[tokio::test]
-async fn clear_outlives_the_users_idle_record() {
+async fn clear_outlives_idle_user_record() {
     let app = App::new();
     let node = app.start();
     let mut browser = remembered(&node).await;
@@ -46,7 +46,7 @@ async fn clear_outlives_the_users_idle_record() {
 }
 
 #[tokio::test]
-async fn removal_from_a_cookie_is_kept_as_long() {
+async fn removal_from_cookie_is_kept() {
     let app = App::new();
     let (here, there) = (app.start(), app.start());
     let mut old = remembered(&here).await;
@@ -59,7 +59,7 @@ async fn removal_from_a_cookie_is_kept_as_long() {
 }
 
 #[tokio::test]
-async fn record_goes_once_its_removals_may() {
+async fn record_expires_after_removals() {
     let app = App::new();
     let node = app.start();
     remembered(&node).await;
@@ -79,7 +79,7 @@ async fn record_goes_once_its_removals_may() {
 
 // Values unused for the idle time of the user's record are gone, although a removal keeps the record.
 #[tokio::test]
-async fn idle_values_stay_gone_beside_a_removal() {
+async fn removal_revives_no_expired_value() {
     let app = App::new();
     let node = app.start_with(|sessions| sessions.principal_idle(HOUR));
     ada(&node).await.set(Division(3)).await.unwrap();
@@ -93,7 +93,7 @@ async fn idle_values_stay_gone_beside_a_removal() {
 }
 
 #[tokio::test]
-async fn choice_is_adopted_over_an_idle_record() {
+async fn adoption_replaces_expired_user_value() {
     let app = App::new();
     let node = app.start_with(|sessions| sessions.principal_idle(HOUR));
     ada(&node).await.set(Division(3)).await.unwrap();
@@ -129,7 +129,7 @@ fn step() -> impl Strategy<Value = Step> {
 // Cookies that were away for long bring copies of old values. After a removal no copy counts. After a value has idled
 // out, an older copy may count.
 #[test]
-fn no_removed_value_returns() {
+fn removed_value_never_returns() {
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(steps in proptest::collection::vec(step(), 1..30))| {
         let app = App::new();

@@ -113,7 +113,7 @@ async fn count(session: Session, clock: ManualClock) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn handles_of_one_cookie_lose_no_update() {
+async fn concurrent_handles_lose_no_update() {
     let busy = Busy::new();
     let (browser, session) = busy.session().await;
     let mut handles = vec![session];
@@ -131,7 +131,7 @@ async fn handles_of_one_cookie_lose_no_update() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn renewing_clone_loses_no_update() {
+async fn concurrent_renewal_loses_no_update() {
     let busy = Busy::new();
     let (browser, held) = busy.session().await;
     let session = under_way(&browser, &busy.node).await;

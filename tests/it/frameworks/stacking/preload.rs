@@ -27,7 +27,7 @@ fn slow() -> ScriptedSource {
 }
 
 #[tokio::test]
-async fn source_sees_the_head_except_in_jobs() {
+async fn source_sees_head_except_in_jobs() {
     let asked = source("asked", |lookup| {
         let theme = lookup.head().and_then(|head| head.headers.get("x-theme")?.to_str().ok());
         theme.map_or_else(nothing, |theme| TierFuture::ready(Found::value(&Theme(theme.into()))))
@@ -53,7 +53,7 @@ async fn extension(theme: Option<Extension<Theme>>) -> String {
 }
 
 #[tokio::test]
-async fn resolved_value_is_in_the_extensions() {
+async fn extensions_contain_resolved_value() {
     let app = Router::new().route("/", get(extension).post(darken)).layer(LayeredSessionLayer::new(resolving(false)));
     let mut browser = Browser::new();
     let (_, headers, said) = send(&app, &mut browser, "GET", "/").await;

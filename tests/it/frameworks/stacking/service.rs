@@ -53,7 +53,7 @@ impl<'a> Service<Request<Borrowed<'a>>> for Counting<'_> {
 }
 
 #[test]
-fn borrowing_service_without_clone_is_served() {
+fn layer_wraps_borrowing_service() {
     let (calls, touched) = (Cell::new(0), Cell::new(0));
     {
         let mut service = serves(Counting { calls: &calls });
@@ -92,7 +92,7 @@ async fn answer<B>(body: B) -> B {
 }
 
 #[tokio::test]
-async fn bodies_of_any_kind_pass_untouched() {
+async fn any_body_passes_unchanged() {
     assert!(answer(Empty::<Bytes>::new()).await.is_end_stream());
     assert_eq!(answer(Full::<Bytes>::from("whole")).await.size_hint().exact(), Some(5));
     let boxed = Full::<Bytes>::from("boxed").map_err(|never| match never {}).boxed_unsync();
@@ -117,7 +117,7 @@ async fn bodies_of_any_kind_pass_untouched() {
 }
 
 #[tokio::test]
-async fn body_is_polled_after_the_head_left() {
+async fn layer_never_polls_body() {
     let polled = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&polled);
     let frames = stream::poll_fn(move |_| {
@@ -163,7 +163,7 @@ impl Service<Request<()>> for OnceReady {
 }
 
 #[tokio::test]
-async fn readiness_is_the_inner_services_own() {
+async fn layer_keeps_inner_readiness() {
     async fn call_twice<S: Service<Request<()>, Error = Infallible>>(mut service: S, asked: &AtomicUsize) {
         for calls in 1..=2 {
             service.ready().await.unwrap().call(Request::new(())).await.unwrap();
@@ -178,7 +178,7 @@ async fn readiness_is_the_inner_services_own() {
 
 /// The layer boxes no future, and awaits no future before the inner service: `call` calls the inner service.
 #[test]
-fn the_inner_service_is_called_at_once() {
+fn call_reaches_inner_service_immediately() {
     let called = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&called);
     let mut service = serves(service_fn(move |_: Request<()>| {

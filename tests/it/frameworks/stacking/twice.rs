@@ -176,7 +176,7 @@ fn each(mut check: impl FnMut((Option<&'static str>, Option<&'static str>), Betw
 }
 
 #[test]
-fn inner_layer_answers_for_its_own_user() {
+fn inner_layer_identifies_its_user() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     each(|users, between, memory, preloads| {
         let case = format!("{users:?} {between:?} memory {memory} preloads {preloads}");
@@ -210,7 +210,7 @@ fn inner_layer_answers_for_its_own_user() {
 
 // The service between the layers alone touches the session.
 #[test]
-fn head_is_sealed_for_the_innermost_user() {
+fn cookie_is_sealed_for_inner_user() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     each(|users, between, memory, preloads| {
         let case = format!("{users:?} {between:?} memory {memory} preloads {preloads}");
@@ -234,7 +234,7 @@ fn head_is_sealed_for_the_innermost_user() {
 }
 
 #[test]
-fn visitor_gets_one_session_from_two_layers() {
+fn two_layers_begin_one_session() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     each(|users, between, memory, preloads| {
         let case = format!("{users:?} {between:?} memory {memory} preloads {preloads}");
@@ -264,7 +264,7 @@ fn visitor_gets_one_session_from_two_layers() {
 }
 
 #[tokio::test]
-async fn turn_of_the_inner_layer_sets_one_cookie() {
+async fn inner_renewal_sets_one_cookie() {
     for users in USERS {
         for between in ALL {
             let ring = ring();
@@ -291,7 +291,7 @@ async fn turn_of_the_inner_layer_sets_one_cookie() {
 }
 
 #[tokio::test]
-async fn turn_on_the_way_out_reaches_the_browser() {
+async fn renewal_after_inner_response_reaches_browser() {
     for users in USERS {
         let ring = ring();
         let node = sessions(&ring, true);
@@ -306,7 +306,7 @@ async fn turn_on_the_way_out_reaches_the_browser() {
 }
 
 #[tokio::test]
-async fn inner_layer_takes_no_loader_of_other_cookies() {
+async fn changed_request_loads_own_session() {
     let ring = ring();
     let sessions = sessions(&ring, true);
     let layer = LayeredSessionLayer::new(sessions.clone());
@@ -339,7 +339,7 @@ async fn inner_layer_takes_no_loader_of_other_cookies() {
 
 // A layer of other sessions lies between the two layers.
 #[tokio::test]
-async fn loader_is_found_past_another_layer() {
+async fn layers_share_session_across_other_layer() {
     let ring = ring();
     let mine = sessions(&ring, true);
     let other = sessions(&super::ring(), true);

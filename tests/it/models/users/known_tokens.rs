@@ -256,7 +256,7 @@ fn config() -> ProptestConfig {
 }
 
 #[test]
-fn recognised_token_answers_as_an_opened_one() {
+fn known_and_opened_tokens_answer_alike() {
     proptest!(config(), |(first_hit in any::<bool>(), steps in proptest::collection::vec(step(), 1..50))| {
         let resolution = if first_hit { Resolution::FirstHit } else { Resolution::Newest };
         alike([Twin::Warm, Twin::Opening], resolution, steps)?;
@@ -264,7 +264,7 @@ fn recognised_token_answers_as_an_opened_one() {
 }
 
 #[test]
-fn cookie_alone_answers_as_memory_does() {
+fn cookie_and_memory_answer_alike() {
     proptest!(config(), |(steps in proptest::collection::vec(alone(), 1..50))| {
         alike([Twin::Warm, Twin::Bare], Resolution::Newest, steps)?;
     });
