@@ -1,4 +1,4 @@
-//! The cookie as a browser sees it.
+//! The cookie as a browser receives and sends it.
 //!
 //! - `set_cookie`: the responses that set or remove the cookie
 //! - `attributes`: the attributes and the path
@@ -7,9 +7,9 @@
 //! - `refresh`: the requests that bring a browser up to date
 //! - `caching`: `Vary` and `Cache-Control`
 //! - `request_head`: the parts of a request that a handle keeps
-//! - `fields`: the `Cookie` fields that are searched
+//! - `fields`: the search for the cookie in all `Cookie` fields
 //! - `several_ids`: a request with the cookies of several sessions
-//! - `authenticity`: cookies that no node of ours has sealed
+//! - `authenticity`: forged cookies, and cookies of other applications
 //! - `key_rotation`: keys that are replaced or retired
 //! - `moved_path`: deploys that change the path or domain
 //! - `copies`: dropped responses and copied cookies

@@ -1,6 +1,6 @@
 //! The frameworks around the layer.
 //!
-//! - `scenarios`: one list of scenarios on `axum`, on `hyper` alone and on `tonic`, with real servers and a real `client`
+//! - `scenarios`: the same scenarios on `axum`, on `hyper` alone and on `tonic`, with real servers and a real `client`
 //! - `stacking`: the places where the layer may stand, and the services that the layer may wrap
 //! - `guards`: `RequireLayer` before routes, and the extractors of single values
 
@@ -47,7 +47,7 @@ async fn tonic_carries_cookie_in_metadata() {
     scenarios::run(&Tonic).await;
 }
 
-/// The actions that a test asks of a server.
+/// An action that a test asks of a server.
 #[derive(Clone, Copy, Debug)]
 enum Action {
     /// Answers without a load of the session.
@@ -183,8 +183,11 @@ impl Server {
     /// Ends the streams, closes the connections and frees the port.
     async fn stop(self) {
         self.sessions.shutdown();
-        self.stop.send(()).expect("a server that runs");
-        timeout(Duration::from_secs(5), self.task).await.expect("a prompt end").expect("no panic");
+        self.stop.send(()).expect("the server runs");
+        timeout(Duration::from_secs(5), self.task)
+            .await
+            .expect("the server ends in time")
+            .expect("the server does not panic");
     }
 }
 

@@ -1,5 +1,9 @@
-//! The inspector: the report of the visitor's own session, the changes of the report, and the secrets that the
-//! inspector hides.
+//! The inspector: the report of the visitor's own session.
+//!
+//! - `page`: the page with its scripts and styles
+//! - `report`: the answer of each tier for each value
+//! - `events`: the event stream with reports and changes
+//! - `secrets`: the secrets that the inspector hides
 
 mod events;
 mod page;

@@ -9,8 +9,8 @@
 //! - `predecessor`: the old id, named by a new cookie for a minute
 //! - `sign_out`: sign-outs that meet a renewal
 //! - `own_end`: a handle after the end of its own session
-//! - `ended_elsewhere`: browsers with the cookie of an ended session
-//! - `end_all_sessions`: the end of all sessions of a user
+//! - `ended_elsewhere`: browsers with the cookie of a session that another browser or tab has ended
+//! - `end_all`: the end of all sessions of a user
 //! - `late_tokens`: older cookies, tokens and handles that revive nothing
 //! - `late_loads`: sessions that load after the response head has left
 

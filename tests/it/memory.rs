@@ -3,7 +3,7 @@
 //! - `bounds`: bytes, the limit, and the order of eviction
 //! - `tombstones`: the record of an ended session
 //! - `tombstone_eviction`: tombstones under pressure of memory
-//! - `locks`: values with code that asks for the session
+//! - `locks`: the code of a value, which runs while the crate holds no lock
 //! - `panics`: application code that panics
 
 mod bounds;

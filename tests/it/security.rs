@@ -1,4 +1,4 @@
-//! Attacks, and secrets that must stay hidden.
+//! Attacks, and the secrets that traces, `Debug` and stores hide.
 //!
 //! - `cross_site`: requests that another site caused
 //! - `listed_origins`: pages of public origins that the application lists

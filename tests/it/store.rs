@@ -4,7 +4,7 @@
 //! - `outdated_writes`: a store that finds each write outdated
 //! - `outages`: a store that is down
 //! - `eviction`: memory under pressure over a store
-//! - `limits`: news that a node gets late or never
+//! - `limits`: changes that a node learns of late or never
 //! - `parallel_loads`: two loads of a request
 //! - `adoption`: a store that refuses the values that a sign-in adopts, or answers late
 //! - `retention`: how long a record stays in the store

@@ -3,7 +3,7 @@
 //! - `app`: the application with its keys, its clock and its nodes; `node`: one node; `browser`: a browser with its jar
 //! - `visits`: the acts of a browser; `turns`: sign-ins and sign-outs that a page brings from its socket
 //! - `values`: values and spans of time; `tokens`: the text of cookies and tokens; `forgery`: forged tokens
-//! - `tiers`: scripted tiers; `trace`: the traces of a test; `waiting`: futures that must or must not wait
+//! - `tiers`: scripted tiers; `trace`: the traces of a test; `waiting`: futures that may or may not wait
 //! - `cluster`: random programs of three nodes; `history`: the acts that no node may do any more
 
 mod app;

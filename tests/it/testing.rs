@@ -1,4 +1,8 @@
-//! The testing kit, as tests of an application use it.
+//! The testing kit, as tests of an application use the kit.
+//!
+//! - `client`: requests with the headers and cookies of a browser
+//! - `session`: sessions without a server
+//! - `store`: a store that fails, waits or forgets on demand
 
 use bytes::Bytes;
 use http::{Request, Response};

@@ -1,4 +1,9 @@
-//! The writeback: a page of one browser, and the effects of its posts.
+//! The writeback: the posts of a page, and the effects of the posts.
+//!
+//! - `requests`: the requests that the writeback answers or refuses
+//! - `body`: the length, the time and the JSON of a body
+//! - `values`: the names and values that a page may write
+//! - `session`: the session of a post, and the tokens that a page brings
 
 mod body;
 mod requests;

@@ -32,7 +32,7 @@ fn refused(builder: SessionsBuilder, kind: BuildErrorKind, remedy: &str) {
 
 #[track_caller]
 fn refusal<T>(built: Result<T, BuildError>, kind: BuildErrorKind, remedy: &str) {
-    let error = built.err().expect("it can't work");
+    let error = built.err().expect("the configuration is invalid");
     assert_eq!(error.kind(), kind, "{error}");
     assert!(error.to_string().contains(remedy), "no remedy: {error}");
 }

@@ -1,4 +1,4 @@
-//! The main job in a few lines.
+//! The first uses of the crate in a few lines: a value, a restart, a sign-in and a sign-out.
 
 use layered_session::{Principal, testing::ManualClock};
 
@@ -46,7 +46,11 @@ async fn read_revives_no_expired_value() {
     let ada = || Principal::new("ada");
     sessions.for_principal(ada()).await.unwrap().set(Division(3)).await.unwrap();
     clock.advance(DAY / 2);
-    assert_eq!(sessions.for_principal(ada()).await.unwrap().value::<Division>(), Division(3), "and that is a use");
+    assert_eq!(
+        sessions.for_principal(ada()).await.unwrap().value::<Division>(),
+        Division(3),
+        "the read counts as a use"
+    );
     clock.advance(DAY / 2);
     assert_eq!(sessions.for_principal(ada()).await.unwrap().value::<Division>(), Division(3));
     clock.advance(DAY);
@@ -65,7 +69,7 @@ async fn sign_in_after_sign_out_works() {
     browser
         .visit(&node, async |session| {
             session.sign_out().await.unwrap();
-            assert!(session.set(Theme("dark".into())).await.is_err(), "a plain write brings nothing back");
+            assert!(session.set(Theme("dark".into())).await.is_err(), "a plain write begins no session");
             session.sign_in(User("bob".into())).await.unwrap();
         })
         .await;

@@ -226,10 +226,10 @@ fn assert_arrows(family: &[&str], table: &[(&str, &[&str])]) {
         assert_eq!(found.get(*module), Some(&said), "`{module}` imports other modules than its row names");
         for import in *imports {
             let below = table[..row].iter().any(|(earlier, _)| earlier == import);
-            assert!(below, "`{module}` imports `{import}`, which stands no lower");
+            assert!(below, "`{module}` imports `{import}`, which is not in an earlier row");
         }
     }
-    assert_eq!(found.len(), table.len(), "there is a row for each module");
+    assert_eq!(found.len(), table.len(), "the table has a row for each module");
 }
 
 /// Returns members of a family that import each other in a circle.

@@ -53,7 +53,7 @@ async fn request_outside_cookie_path_begins_session() {
     let (inside, _) = first_write(&node, "/app/page", &[]).await;
     // The browser does not send the cookie to this path.
     let (outside, attributes) = first_write(&node, "/elsewhere", &[]).await;
-    assert!(attributes.contains("Path=/app"), "it takes the place of the other cookie");
+    assert!(attributes.contains("Path=/app"), "the new cookie replaces the other cookie");
     assert_ne!(id_of(&inside), id_of(&outside));
     assert_eq!(node.sessions.stats().records, 2);
 }

@@ -20,7 +20,7 @@ async fn session_ids_are_random() {
     }
     assert_eq!((ids.len(), tokens.len()), (1000, 1000));
     let zeros = |id: &Vec<u8>| id.iter().filter(|byte| **byte == 0).count();
-    assert!(ids.iter().map(zeros).sum::<usize>() < 500, "a part of the id that never changes");
+    assert!(ids.iter().map(zeros).sum::<usize>() < 500, "a part of the id never changes");
 }
 
 // R2, R12.
@@ -36,7 +36,7 @@ async fn forged_cookie_is_ignored() {
         let mut browser = Browser::bringing(garbage);
         assert_eq!(outcome(&app.node, browser.request()).await, nobody(), "{garbage}");
         browser.write(&app.node, "dark").await;
-        assert_ne!(browser.token(), garbage, "an id is minted, never taken");
+        assert_ne!(browser.token(), garbage, "the session gets a new id");
         assert_eq!(browser.theme(&app.node).await, dark());
     }
     assert_eq!(trace.lines_with("ERROR"), 0);

@@ -1,4 +1,4 @@
-//! The budget of the cookie, and deploys that change it.
+//! The budget of the cookie, and deploys that change the budget.
 
 use layered_session::{
     CookieTier, KeyRing, Principal, Scope, Session, SessionValue, Sessions, SessionsBuilder, WriteErrorKind,

@@ -239,7 +239,7 @@ impl Cache {
     }
 }
 
-/// Two visitors and two users. One user signed in half a day before the other, so that her cookie needs a refresh.
+/// Two visitors and two users. Ada signed in half a day before grace, so that ada's cookie needs a refresh.
 async fn users(app: &App) -> [Browser; 4] {
     let ada = signed_in(&app.node, "ada").await;
     app.clock.advance(DAY / 2);
@@ -264,6 +264,6 @@ async fn shared_cache_mixes_no_users() {
             }
         }
         let tokens: Vec<_> = users.iter().filter_map(|browser| browser.cookie("session")).collect();
-        assert_eq!(tokens.iter().collect::<HashSet<_>>().len(), tokens.len(), "{name}: one cookie for two");
+        assert_eq!(tokens.iter().collect::<HashSet<_>>().len(), tokens.len(), "{name}: two browsers have one cookie");
     }
 }

@@ -19,7 +19,7 @@ async fn retired_key_cookie_is_resealed() {
     assert_eq!(browser.theme(&node(&[new])).await, Theme::default());
     let rotated = node(&[new, old]);
     assert_eq!(browser.theme(&rotated).await, dark());
-    assert_eq!(browser.read(&rotated).await.len(), 1, "read only, and sealed anew");
+    assert_eq!(browser.read(&rotated).await.len(), 1, "a read sends the cookie under the new key");
     assert!(browser.read(&rotated).await.is_empty());
     assert_eq!(browser.theme(&node(&[old])).await, Theme::default());
     assert_eq!(browser.theme(&node(&[new])).await, dark());
@@ -59,7 +59,7 @@ async fn removed_key_ends_known_cookies() {
     let old = browser.clone();
     app.ring.replace([second, first]).unwrap();
     assert_eq!(get::<Theme>(&mut browser, &node).await, theme("light"));
-    assert_ne!(browser.cookie("session"), old.cookie("session"), "not sealed again");
+    assert_ne!(browser.cookie("session"), old.cookie("session"), "the response did not seal the cookie again");
     app.ring.replace([second]).unwrap();
     assert_eq!(get::<Theme>(&mut browser, &node).await, theme("light"));
     let gone = old.clone().visit(&node, async |session| (session.is_new(), session.get::<Theme>())).await;

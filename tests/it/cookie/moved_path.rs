@@ -74,14 +74,14 @@ async fn session_moves_to_new_path() {
     sign_in(&mut jar, &deploys.old(), "ada").await;
     let (node, other) = (deploys.new_node(), deploys.new_node());
     let (headers, ()) = jar.visit_seen(&node, async |session| drop(session.value::<Theme>())).await;
-    assert_eq!((set_cookies(&headers).len(), jar.paths()), (0, vec!["/app"]), "nothing to say yet");
+    assert_eq!((set_cookies(&headers).len(), jar.paths()), (0, vec!["/app"]), "a read does not move the cookie");
     assert_eq!(jar.write(&node, "dark").await.len(), 2);
     assert_eq!(jar.paths(), ["/"]);
     for node in [&node, &other] {
         assert_eq!(jar.user(node).await, ada());
         assert_eq!(jar.visit(node, async |session| session.value::<Theme>()).await, theme("dark"));
     }
-    assert_eq!(jar.write(&node, "light").await.len(), 2, "for as long as it is declared");
+    assert_eq!(jar.write(&node, "light").await.len(), 2, "each write removes the declared old path");
 }
 
 #[tokio::test]
@@ -98,7 +98,7 @@ async fn every_node_reads_moved_cookie() {
     // A node of the old deploy serves this browser again.
     jar.write(&deploys.old(), "light").await;
     assert_eq!(jar.paths(), ["/app", "/"]);
-    assert_eq!(jar.user(&second).await, ada(), "two tokens of one session are that session");
+    assert_eq!(jar.user(&second).await, ada(), "two tokens of one session load the session");
     jar.write(&second, "green").await;
     assert_eq!(jar.paths(), ["/"]);
 }
@@ -113,7 +113,7 @@ async fn declared_old_path_ends_lockout() {
     assert_eq!((jar.paths(), jar.user(&careless).await), (vec!["/app", "/"], ada()));
     sign_in(&mut jar, &careless, "ada").await;
     for node in [&careless, &deploys.careless()] {
-        assert_eq!(jar.user(node).await, None, "the old place holds another id, which may be planted");
+        assert_eq!(jar.user(node).await, None, "the old path holds another id, which may be planted");
         let (headers, written) = jar.visit_seen(node, async |session| kind(session.set(theme("evil")).await)).await;
         assert_eq!((set_cookies(&headers).len(), written), (0, Some(WriteErrorKind::Closed)));
     }
@@ -181,7 +181,7 @@ async fn cookie_removal_repeats_attributes() {
     let sessions = chain(memory(), cookie, &clock).value::<Theme>();
     let node = Node::new(sessions.build().unwrap());
     let mut browser = browser();
-    assert_eq!(browser.write(&node, "dark").await.len(), 1, "no token came");
+    assert_eq!(browser.write(&node, "dark").await.len(), 1, "the request has no token to move");
     let set = browser.write(&node, "light").await;
     let attributes: Vec<_> = set.iter().map(|set| attributes(set)).collect();
     assert_eq!(

@@ -48,7 +48,7 @@ async fn session_access_updates_outdated_cookie() {
     let mut browser = visitor(&node).await;
     socket(&browser, &node).await.set(theme("dark")).await.unwrap();
     let (headers, ()) = browser.visit_seen(&node, async |_| ()).await;
-    assert!(set_cookies(&headers).is_empty(), "nobody asked");
+    assert!(set_cookies(&headers).is_empty(), "the handler does not ask for the session");
     for (what, ask) in asks {
         let mut browser = browser.clone();
         browser.visit(&node, ask).await;
@@ -56,7 +56,7 @@ async fn session_access_updates_outdated_cookie() {
     }
     let answer = post(&mut browser, &node, "{}").await;
     assert_eq!(answer.json(), serde_json::json!({ "stored": [] }));
-    assert_eq!(carried::<Theme>(&browser, &app).await, theme("dark"), "posted nothing");
+    assert_eq!(carried::<Theme>(&browser, &app).await, theme("dark"), "an empty post");
     assert!(set_cookies(&browser.visit_seen(&node, async |session| session.value::<Theme>()).await.0).is_empty());
 }
 
@@ -158,7 +158,7 @@ async fn unanswered(browser: &Browser, node: &Node, handler: impl AsyncFnOnce(Se
     browser.clone().visit(node, handler).await;
 }
 
-// The guide's chapter on login states these costs.
+// The guide's chapter on login states the results of the next three tests.
 #[tokio::test]
 async fn lost_response_keeps_session_write() {
     let app = App::new();

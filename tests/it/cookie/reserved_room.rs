@@ -77,7 +77,7 @@ async fn full_session_can_sign_in() {
 }
 
 #[tokio::test]
-async fn full_session_changes_user() {
+async fn full_session_accepts_next_user() {
     for (node, other) in settings() {
         let mut browser = Browser::new();
         signs_in(&mut browser, &node, user("ada")).await.unwrap();

@@ -166,7 +166,7 @@ async fn cookie_precedes_streamed_body() {
     let (response, session) = stream(&app, &browser, head).await;
     assert_eq!(set_cookies(response.headers()).len(), 1);
     assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
-    assert!(!response.body().0.load(Ordering::Relaxed), "the body is its reader's alone");
+    assert!(!response.body().0.load(Ordering::Relaxed), "the layer never reads the body");
     browser.take(response.headers());
     session.set(Theme("late".into())).await.unwrap();
     assert_eq!(browser.theme(&app.start()).await, dark());

@@ -34,7 +34,10 @@ async fn several_ids_confirm_no_cookie() {
     let second = visitor(&node).await;
     assert_eq!(ambiguous(&node, [token(&first), token(&second)]).await, Theme::default());
     session.set(Theme("light".into())).await.unwrap();
-    assert!(session.relay().unwrap().as_str().starts_with("b."), "whoever has no cookie can bring it");
+    assert!(
+        session.relay().unwrap().as_str().starts_with("b."),
+        "the page may lack the cookie, so the handle gives a birth token"
+    );
     get::<Theme>(&mut first, &node).await;
     session.set(Theme("dark".into())).await.unwrap();
     assert!(session.relay().unwrap().as_str().starts_with("r."));
@@ -66,7 +69,7 @@ async fn several_cookies_count_as_one_load() {
     ambiguous(&node, [token(&first), token(&second)]).await;
     assert_eq!(looks(), (1, 0));
     ambiguous(&node, [token(&first), token(&foreign)]).await;
-    assert_eq!(looks(), (2, 0), "the session that it is of was in memory");
+    assert_eq!(looks(), (2, 0), "the session of the genuine token was in memory");
     ambiguous(&node, [token(&foreign), token(&second)]).await;
     assert_eq!(looks(), (3, 0));
     ambiguous(&node, [token(&foreign), token(&other)]).await;
@@ -88,7 +91,11 @@ async fn closed(session: Session) {
     assert_eq!(kind(session.renew().await), Some(WriteErrorKind::Closed));
     assert_eq!(kind(session.clear().await), Some(WriteErrorKind::Closed));
     assert_eq!(at_once(session.closed()), Some(CloseReason::Ambiguous));
-    assert_eq!(kind(session.destroy().await), Some(WriteErrorKind::Closed), "no sign-out that changed nothing");
+    assert_eq!(
+        kind(session.destroy().await),
+        Some(WriteErrorKind::Closed),
+        "a sign-out without effect reports no success"
+    );
 }
 
 // R17.
@@ -98,11 +105,11 @@ async fn several_ids_permit_no_write() {
     let (ada, bob) = (signed_in(&app.node, "ada").await, signed_in(&app.node, "bob").await);
     for node in [&app.node, &app.start()] {
         let records = node.sessions.stats().records;
-        assert!(told(node, &[ada.token(), bob.token()], closed).await.is_empty(), "no removal deletes ours");
+        assert!(told(node, &[ada.token(), bob.token()], closed).await.is_empty(), "the response removes no cookie");
         assert_eq!(node.sessions.stats().records, records);
         for (browser, user) in [(&ada, "ada"), (&bob, "bob")] {
             let principal = browser.clone().visit(node, async |session| session.principal()).await;
-            assert_eq!(principal, Some(Principal::new(user)), "each alone is as it was");
+            assert_eq!(principal, Some(Principal::new(user)), "each cookie alone loads its session");
         }
     }
 }

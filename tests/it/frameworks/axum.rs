@@ -38,7 +38,7 @@ impl Framework for Axum {
             let stopped = async {
                 stopped.await.ok();
             };
-            axum::serve(listener, app).with_graceful_shutdown(stopped).await.expect("a server that ends well");
+            axum::serve(listener, app).with_graceful_shutdown(stopped).await.expect("the server ends without an error");
         });
         (HttpClient::new(self.0, origin), server)
     }

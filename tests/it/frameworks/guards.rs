@@ -136,7 +136,7 @@ async fn server_fault_is_no_missing_login() {
     assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
 }
 
-/// A service with a readiness of its own, for which a clone can't stand in.
+/// A service that must itself be polled ready: a clone of the service is not ready.
 struct Readied(bool);
 
 impl Clone for Readied {

@@ -1,4 +1,4 @@
-//! The scenarios that a user sees, the same on every framework.
+//! The scenarios of a browser and a server, the same on every framework.
 
 use std::time::Duration;
 
@@ -110,7 +110,7 @@ fn browser() -> Browser {
 }
 
 async fn next(watching: &mut Watching) -> Option<Result<i64, String>> {
-    timeout(Duration::from_secs(5), watching.next()).await.expect("something comes")
+    timeout(Duration::from_secs(5), watching.next()).await.expect("the stream yields an item in time")
 }
 
 /// Asserts the end of a stream, under the reason of the framework if the framework tells a reason.
@@ -146,7 +146,7 @@ async fn write_sets_one_cookie<F: Framework>(framework: &F) {
     assert_eq!(reply.headers[header::CACHE_CONTROL], "no-store");
     assert_eq!(site.read(&mut browser).await, found(3, "memory"));
     let reply = site.act(&mut browser, Action::Read).await;
-    assert!(reply.session_cookies().is_empty(), "a read of what the browser has sets nothing");
+    assert!(reply.session_cookies().is_empty(), "a read of a known value sets no cookie");
     site.close().await;
 }
 
@@ -169,7 +169,7 @@ async fn removal_survives_restart<F: Framework>(framework: &F) {
     assert_eq!(site.read(&mut older.clone()).await, found(-1, "default"));
     let site = site.restart().await;
     assert_eq!(site.read(&mut browser).await, found(-1, "default"));
-    assert_eq!(site.read(&mut older.clone()).await, found(-1, "default"), "an older cookie brings it back");
+    assert_eq!(site.read(&mut older.clone()).await, found(-1, "default"), "an older cookie brings the value back");
     site.close().await;
 }
 
@@ -200,7 +200,11 @@ async fn user_value_follows_user<F: Framework>(framework: &F) {
     let site = Site::open(framework).await;
     let (mut phone, mut laptop) = (browser(), browser());
     site.act(&mut phone, Action::Write(1)).await;
-    assert_eq!(site.act(&mut phone, Action::SignIn("ada")).await.state().division, -1, "no choice of nobody's");
+    assert_eq!(
+        site.act(&mut phone, Action::SignIn("ada")).await.state().division,
+        -1,
+        "the sign-in drops the visitor's choice"
+    );
     site.act(&mut phone, Action::Write(2)).await;
     site.act(&mut laptop, Action::SignIn("ada")).await;
     assert_eq!(site.read(&mut laptop).await.0, 2);

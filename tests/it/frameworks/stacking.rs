@@ -1,4 +1,8 @@
 //! The places where the layer may stand, and the services that the layer may wrap.
+//!
+//! - `preload`: values and sessions that the layer puts into the extensions
+//! - `service`: services, bodies and errors of any type
+//! - `twice`: one request through two layers of the same sessions
 
 mod preload;
 mod service;

@@ -45,7 +45,7 @@ impl Framework for Tonic {
                 .layer(LayeredSessionLayer::new(sessions))
                 .add_service(Divisions)
                 .serve_with_incoming_shutdown(TcpIncoming::from(listener), stopped);
-            server.await.expect("a server that ends well");
+            server.await.expect("the server ends without an error");
         });
         let channel = Channel::from_shared(origin).unwrap().connect().await.expect("a connection");
         (GrpcClient(channel), server)

@@ -1,4 +1,4 @@
-//! The stream of the page: the events after a change, and the requests that may open the stream.
+//! The inspector's event stream: the events after a change, and the requests that may open the stream.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The page and its parts, under every mount path.
+//! The inspector's page, with the scripts, styles and the icon, under every mount path.
 
 use axum::Router;
 use http::{Method, Request, Response, StatusCode, header};
@@ -65,7 +65,7 @@ async fn page_parts_have_safe_headers() {
             (answer.status, &answer.headers["x-content-type-options"]),
             (StatusCode::OK, &"nosniff".parse().unwrap())
         );
-        assert!(answer.headers.get(header::VARY).is_none(), "it depends on nobody");
+        assert!(answer.headers.get(header::VARY).is_none(), "the answer is the same for every visitor");
         let policy = answer.headers.get(header::CONTENT_SECURITY_POLICY).map(|policy| policy.to_str().unwrap());
         if answer.headers[header::CONTENT_TYPE] == "text/html; charset=utf-8" {
             let policy = policy.unwrap();
@@ -90,7 +90,7 @@ async fn page_parts_have_safe_headers() {
     }
 }
 
-/// The page reads no request's body, so the body may be any.
+/// The inspector reads no body, so a request may have a body of any type.
 #[tokio::test]
 async fn inspector_accepts_any_body() {
     let inspector = SessionInspector::new(&App::new().node.sessions);

@@ -66,7 +66,7 @@ async fn report_explains_each_tier() {
         [["memory", "value", "answers"], ["cookie", "value", "has the same copy"], stored]
     );
     let version = &value(&shown, "theme")["tiers"][0]["version"];
-    assert_eq!(version, "1893456000000.1", "as a version prints");
+    assert_eq!(version, "1893456000000.1", "the version has the format of `Version`");
     let draft = value(&shown, "draft");
     assert_eq!(
         (&draft["value"], &draft["placement"], &draft["max_age_ms"]),

@@ -50,17 +50,17 @@ async fn report_hides_secrets_and_other_users() {
 
     assert!(told.contains("canary-ada") && told.contains("canary-a\"") && told.contains("\"current_division_id\""));
     assert!(others.told().contains("canary-b\""));
-    assert!(!told.contains("canary-b"), "another user's");
+    assert!(!told.contains("canary-b"), "a value of another user is shown");
     let owners: Vec<_> = store.take_calls().iter().map(Call::owner).collect();
     assert!(owners.len() > 8 && tokens.len() == 5);
     for token in &tokens {
-        assert!(!told.contains(&token[..24]) && !told.contains(&token[60..84]), "a token");
-        assert!(spellings(&id_of(token)).iter().all(|id| !told.contains(id)), "a session's id");
+        assert!(!told.contains(&token[..24]) && !told.contains(&token[60..84]), "a token is shown");
+        assert!(spellings(&id_of(token)).iter().all(|id| !told.contains(id)), "a session's id is shown");
     }
     for owner in owners {
-        assert!(spellings(owner.as_bytes()).iter().all(|id| !told.contains(id)), "an owner");
+        assert!(spellings(owner.as_bytes()).iter().all(|id| !told.contains(id)), "an owner's hash is shown");
     }
-    assert!(spellings(&key).iter().all(|key| !told.contains(key)), "a key");
+    assert!(spellings(&key).iter().all(|key| !told.contains(key)), "a key is shown");
     let shown = report(&ada, &node).await;
     assert_eq!(shown["chain"], json!(["memory", "cookie", "spy", "default"]));
     let asked = "asked when the session was loaded: the session took over the store's copies";

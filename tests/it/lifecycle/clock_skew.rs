@@ -45,7 +45,7 @@ fn pairs() -> Vec<(App, ManualClock, Node)> {
 
 // R6.
 #[tokio::test]
-async fn end_all_works_after_step_back() {
+async fn end_all_works_after_clock_step_back() {
     for step in [TICK, SECOND, HOUR - TICK, HOUR, HOUR + TICK, 3 * DAY] {
         for (app, clock, other) in pairs() {
             let mut browser = signed_in(&app.node, "ada").await;
@@ -68,7 +68,7 @@ async fn end_all_works_after_step_back() {
     }
 }
 
-// R6. The order's birth is above every version that the slow node would stamp by its own clock.
+// R6. The birth in the sign-in order is above every version that the slow node would give by its own clock.
 #[tokio::test]
 async fn end_all_ends_fast_clock_sign_in_order() {
     for (app, _, behind) in pairs() {
@@ -104,7 +104,7 @@ async fn immediate_sign_in_survives_end_all() {
 
 // The birth of a renewed session is above the birth of the session before, which no `end_all_sessions` has reached.
 #[tokio::test]
-async fn end_all_spares_renewal_after_step_back() {
+async fn end_all_spares_renewal_after_clock_step_back() {
     for step in [SECOND, 2 * HOUR] {
         let app = App::new();
         app.node.sessions.end_all_sessions(ada()).await.unwrap();
@@ -150,7 +150,7 @@ async fn end_all_misses_unseen_fast_clock_session() {
     }
 }
 
-// The same bound for an `end_all_sessions` by the fast node.
+// The same bound if the fast node calls `end_all_sessions`.
 #[tokio::test]
 async fn fast_clock_end_all_ends_later_session() {
     const AHEAD: Duration = Duration::from_secs(60);
@@ -187,7 +187,7 @@ async fn end_all_from_future_spares_sign_ins() {
 
 // G8: a fresh write wins after every step of the clock.
 #[tokio::test]
-async fn fresh_write_wins_after_step_back() {
+async fn fresh_write_wins_after_clock_step_back() {
     for step in [SECOND, HOUR, 2 * HOUR] {
         for (app, clock, other) in pairs() {
             let mut browser = app.dark().await;
@@ -209,7 +209,7 @@ async fn fresh_write_wins_after_step_back() {
     }
 }
 
-/// A browser whose token was sealed by a right clock, but holds writes of a time when the node's clock was ahead.
+/// Returns a browser whose token a correct clock has sealed, with writes from a time when the clock was ahead.
 async fn poisoned(app: &App, ahead: Duration) -> Browser {
     let (clock, mut browser) = (ManualClock::new(), Browser::new());
     let node = app.start_at(&clock);
@@ -344,7 +344,7 @@ async fn fast_clock_lifetime_keeps_beginning() {
     assert_eq!(seen, (Some(begun), Some(app.clock.now() + 10 * DAY)));
 }
 
-// The birth of such a session counts from the first seal that this node saw.
+// The birth of a session from a clock far ahead counts from the first seal that this node saw.
 #[tokio::test]
 async fn lifetime_change_revives_no_ended_session() {
     let long = Lifetime::new(10 * DAY, 30 * DAY).unwrap();
@@ -365,7 +365,7 @@ async fn lifetime_change_revives_no_ended_session() {
     assert_eq!(user(&browser, &app.node).await, None);
 }
 
-// A chain without memory has the same authority.
+// G8: without memory, the versions in the cookie order the writes.
 #[tokio::test]
 async fn fresh_write_wins_without_memory() {
     let (app, clock) = (App::new(), ManualClock::new());

@@ -35,7 +35,7 @@ fn back(clock: &ManualClock, span: Duration) {
 
 // R5.
 #[tokio::test]
-async fn step_back_extends_no_idle_lifetime() {
+async fn clock_step_back_extends_no_idle_lifetime() {
     let steps = [Duration::from_secs(1), 30 * MINUTE, HOUR, 2 * DAY];
     for (step, stored) in steps.into_iter().flat_map(|step| [(step, false), (step, true)]) {
         let store = SpyStore::new();
@@ -57,7 +57,7 @@ async fn step_back_extends_no_idle_lifetime() {
 
 // R5.
 #[tokio::test]
-async fn step_back_extends_no_absolute_lifetime() {
+async fn clock_step_back_extends_no_absolute_lifetime() {
     let app = app();
     let mut browser = app.dark().await;
     for minutes in 1..6 * 60 {
@@ -73,7 +73,7 @@ async fn step_back_extends_no_absolute_lifetime() {
 }
 
 #[tokio::test]
-async fn step_back_extends_no_value() {
+async fn clock_step_back_extends_no_value() {
     let app = app();
     let mut browser = first_write(&app.node, Code(7)).await;
     app.clock.advance(MINUTE);
@@ -86,7 +86,7 @@ async fn step_back_extends_no_value() {
 
 // G13.
 #[tokio::test]
-async fn step_back_extends_no_fence() {
+async fn clock_step_back_extends_no_fence() {
     let app = app();
     let browser = app.dark().await;
     browser.clone().visit(&app.node, async |session| session.destroy().await.unwrap()).await;
@@ -124,7 +124,7 @@ impl Opening {
 
 // R5: the seal holds the node's own earlier times.
 #[tokio::test]
-async fn step_back_extends_no_token() {
+async fn clock_step_back_extends_no_token() {
     for evicted in [false, true] {
         let opening = Opening::new();
         let mut browser = Browser::new();
@@ -150,7 +150,7 @@ async fn step_back_extends_no_token() {
 
 // R5: a token opened after a step back counts as a use at the token's own time, and no later.
 #[tokio::test]
-async fn step_back_keeps_cookie_age() {
+async fn clock_step_back_keeps_cookie_age() {
     let opening = Opening::new();
     let mut browser = Browser::new();
     browser.write(&opening.node, "dark").await;
@@ -202,7 +202,7 @@ async fn corrected_clock_opens_other_tokens() {
 
 // A node whose clock was set back within the allowed skew still serves the sessions of other nodes.
 #[tokio::test]
-async fn step_back_ends_no_session() {
+async fn clock_step_back_ends_no_session() {
     let clock = ManualClock::new();
     let app = App::with(|builder| builder.idle(3 * HOUR).absolute(DAY));
     let other = app.start_at(&clock);
@@ -219,7 +219,7 @@ async fn step_back_ends_no_session() {
 }
 
 #[tokio::test]
-async fn step_forward_expires_session() {
+async fn clock_step_forward_expires_session() {
     let app = app();
     let mut browser = app.dark().await;
     let handle = browser.open(&app.node).await;
@@ -232,7 +232,7 @@ async fn step_forward_expires_session() {
 }
 
 #[tokio::test]
-async fn sleeping_handle_ignores_step_back() {
+async fn sleeping_handle_ignores_clock_step_back() {
     let app = App::with(|builder| builder.idle(3 * HOUR).absolute(6 * HOUR));
     let mut browser = app.dark().await;
     let closed = tokio::spawn(browser.open(&app.node).await.closed());
@@ -247,7 +247,7 @@ async fn sleeping_handle_ignores_step_back() {
 }
 
 #[tokio::test]
-async fn sleeping_handle_notices_step_forward() {
+async fn sleeping_handle_notices_clock_step_forward() {
     let app = App::with(|builder| builder.idle(3 * DAY).absolute(6 * DAY));
     let mut browser = app.dark().await;
     let closed = tokio::spawn(browser.open(&app.node).await.closed());
@@ -260,7 +260,7 @@ async fn sleeping_handle_notices_step_forward() {
 
 // The bound stated in the docs of `Clock`: a restart forgets how far the clock was set back.
 #[tokio::test]
-async fn restart_forgets_step_back() {
+async fn restart_forgets_clock_step_back() {
     let app = app();
     let browser = app.dark().await;
     app.clock.advance(MINUTE);
@@ -282,14 +282,14 @@ async fn store_gets_wall_clock_times() {
     let expires = || store.take_calls().iter().rev().find_map(Call::expires).unwrap();
     assert_eq!(expires(), app.clock.now() + 6 * HOUR);
     browser.visit(&app.node, async |session| session.renew().await.unwrap()).await;
-    assert_eq!(expires(), app.clock.now() + 6 * HOUR, "the end of the id before");
+    assert_eq!(expires(), app.clock.now() + 6 * HOUR, "the end of the old id");
     browser.visit(&app.node, async |session| session.destroy().await.unwrap()).await;
     assert_eq!(expires(), app.clock.now() + 6 * HOUR);
 }
 
 // The cookie's own lifetime counts from the response, at every reading of the clock.
 #[tokio::test]
-async fn step_back_changes_no_max_age() {
+async fn clock_step_back_changes_no_max_age() {
     let app = app();
     let mut browser = app.dark().await;
     app.clock.advance(MINUTE);

@@ -59,7 +59,7 @@ async fn ended_handle_signs_out_and_renews() {
     let browser = signed_in(&node, "ada").await;
     let session = under_way(&browser, &node).await;
     node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
-    assert_eq!(kind(session.renew().await), Some(WriteErrorKind::Closed), "no sign-out of its own");
+    assert_eq!(kind(session.renew().await), Some(WriteErrorKind::Closed), "the handle has not signed out yet");
     session.sign_out().await.unwrap();
     session.renew().await.unwrap();
     session.set(theme("bye")).await.unwrap();

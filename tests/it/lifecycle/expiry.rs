@@ -152,10 +152,10 @@ async fn sweep_drops_only_expired_records() {
     drop(visitor(&node).await);
     assert_eq!(sweep(DAY), 1);
     let mut later = visitor(&node).await;
-    assert_eq!(sweep(HOUR), 2, "nothing was over");
+    assert_eq!(sweep(HOUR), 2, "no record had expired");
     assert_eq!(sweep(DAY), 1);
     assert_eq!(seen(&mut later, &node).await, (theme("light"), "memory"));
-    assert_eq!(sweep(DAY), 1, "it has been used");
+    assert_eq!(sweep(DAY), 1, "the read has extended the later session");
     assert_eq!(seen(&mut later, &node).await, (theme("light"), "memory"));
     assert_eq!((sweep(2 * DAY + HOUR), node.sessions.stats().expired), (0, 2));
 }
@@ -167,7 +167,7 @@ async fn unswept_expired_values_never_answer() {
     let node = app.start();
     let mut browser = visitor(&node).await;
     app.pass(2 * DAY);
-    assert_eq!(node.sessions.stats().records, 1, "still there");
+    assert_eq!(node.sessions.stats().records, 1, "the record is still in memory");
     assert_eq!(seen(&mut browser, &node).await, (Theme::default(), "default"));
 }
 
@@ -223,12 +223,12 @@ async fn sleeping_handle_follows_moved_deadline() {
     live.touch().await.unwrap();
     app.pass(DAY);
     tokio::task::yield_now().await;
-    assert!(!closed.is_finished(), "a touch moved it out");
+    assert!(!closed.is_finished(), "the touch has moved the deadline");
     live.set_lifetime(Lifetime::new(HOUR, DAY * 30).unwrap()).await.unwrap();
     tokio::task::yield_now().await;
     app.pass(HOUR - TICK);
     tokio::task::yield_now().await;
-    assert!(!closed.is_finished(), "it is a use too");
+    assert!(!closed.is_finished(), "`set_lifetime` is a use too");
     app.pass(TICK);
     assert_eq!(soon(closed).await.unwrap(), CloseReason::Expired);
 }

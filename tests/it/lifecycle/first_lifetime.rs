@@ -216,7 +216,7 @@ async fn until_browser_closes_omits_max_age() {
     sign_in(&mut browser, &node, "ada").await;
     until_closed.push(lasts(&browser, &other, &app.clock).await);
     remember(&mut browser, &node).await;
-    assert_eq!(lasts(&browser, &other, &app.clock).await, both(31), "a lifetime of the session's own");
+    assert_eq!(lasts(&browser, &other, &app.clock).await, both(31), "the session has a lifetime of its own");
     let live = socket(&browser, &node).await;
     bring_ok(&mut browser, &node, &login(&live)).await;
     until_closed.push(lasts(&browser, &node, &app.clock).await);

@@ -1,4 +1,4 @@
-//! Ends of sessions and removals of values: no late request and no older token brings them back.
+//! Ends of sessions and removals of values: no late request and no older token brings the session or the value back.
 
 use std::{
     future::poll_fn,
@@ -58,7 +58,7 @@ async fn late_writes_revive_no_session() {
         session.destroy().await.unwrap();
         assert_eq!((session.get::<Theme>(), session.relay(), session.is_new()), (None, None, true));
     }
-    assert_eq!(node.sessions.stats().records, 1, "its tombstone");
+    assert_eq!(node.sessions.stats().records, 1, "the tombstone of the session");
     assert_eq!(get::<Theme>(&mut browser, &node).await, Theme::default());
 }
 
@@ -113,7 +113,7 @@ async fn destroyed_session_is_never_revived() {
         app.dark().await;
     }
     assert_eq!(late.theme(&app.node).await, Theme::default());
-    assert_eq!(late.theme(&app.start()).await, dark(), "a node that does not know can't tell");
+    assert_eq!(late.theme(&app.start()).await, dark(), "a node without knowledge of the end accepts the cookie");
 }
 
 #[tokio::test]
@@ -136,7 +136,7 @@ async fn late_request_undoes_no_end() {
 }
 
 #[tokio::test]
-async fn ended_id_blocks_writes_for_minute() {
+async fn ended_id_blocks_writes_for_one_minute() {
     let app = App::new();
     for renews in [true, false] {
         let node = app.start();
@@ -157,7 +157,7 @@ async fn ended_id_blocks_writes_for_minute() {
         app.pass(TICK);
         assert_eq!(attempt(&old, &node).await, (true, None, true));
         let expected = if renews { theme("light") } else { Theme::default() };
-        assert_eq!(get::<Theme>(&mut browser, &node).await, expected, "its successor is untouched");
+        assert_eq!(get::<Theme>(&mut browser, &node).await, expected, "the old cookie does not change the successor");
     }
 }
 
@@ -425,6 +425,6 @@ async fn shortened_lifetime_wakes_closed_on_time() {
     settled().await;
     clock.pass(HOUR / 4);
     settled().await;
-    assert!(waiting.is_finished(), "nobody told it that the end comes earlier");
+    assert!(waiting.is_finished(), "the handle still waits for the end of the longer lifetime");
     assert_eq!(waiting.await.unwrap(), CloseReason::Expired);
 }

@@ -70,7 +70,10 @@ async fn use_extends_no_absolute_lifetime() {
         let set = browser.read(&app.node).await;
         let left = (ends - 60 * SECOND).duration_since(app.clock.now()).unwrap().as_secs();
         let asked = set.iter().filter_map(|cookie| max_age(cookie));
-        assert!(asked.into_iter().all(|age| age <= left), "the browser keeps it no longer than the server: {set:?}");
+        assert!(
+            asked.into_iter().all(|age| age <= left),
+            "the browser keeps the cookie no longer than the server: {set:?}"
+        );
     }
     app.clock.set(ends - SECOND);
     assert_eq!(browser.theme(&app.start()).await, dark());
@@ -96,7 +99,7 @@ async fn only_sign_in_resets_created_at() {
 
 // R14.
 #[tokio::test]
-async fn max_age_ends_minute_early() {
+async fn max_age_ends_one_minute_early() {
     let app = app();
     let mut browser = Browser::new();
     let set = browser.write(&app.node, "dark").await;
@@ -213,7 +216,7 @@ async fn clock_step_back_changes_no_expiry() {
     assert_eq!(browser.visit(&app.node, async |session| session.value::<Theme>()).await, dark());
     browser.write(&app.node, "light").await;
     for node in [&app.node, &app.start()] {
-        assert_eq!(browser.theme(node).await, Theme("light".into()), "a fresh write wins all the same");
+        assert_eq!(browser.theme(node).await, Theme("light".into()), "a fresh write wins despite the step back");
         let ends = browser.clone().visit(node, async |session| session.expires_at().unwrap()).await;
         assert_eq!(ends, begun + DAY);
     }
@@ -229,7 +232,7 @@ async fn remember_me_follows_session() {
     let lifetime = Lifetime::new(30 * DAY, 365 * DAY).unwrap();
     browser.visit(&app.node, async move |session| session.set_lifetime(lifetime).await.unwrap()).await;
     let ends = browser.visit(&other, async |session| session.expires_at().unwrap()).await;
-    assert_eq!(ends, app.clock.now() + 30 * DAY, "a node that knew the session learns of it");
+    assert_eq!(ends, app.clock.now() + 30 * DAY, "a node that knows the session learns the new lifetime");
     browser.visit(&app.node, async |session| session.renew().await.unwrap()).await;
     let set = browser.write(&app.node, "dark").await;
     assert_eq!(max_age(&set[0]), Some((30 * DAY - 60 * SECOND).as_secs()));
@@ -311,7 +314,7 @@ async fn write_restarts_value_max_age() {
     app.clock.advance(599 * SECOND);
     assert_eq!(browser.clone().visit(&app.start(), async |s| s.value::<Code>()).await, Code(2));
     app.clock.advance(SECOND);
-    assert_eq!(browser.visit(&app.node, count).await, Code(1), "an update begins with what there is: nothing");
+    assert_eq!(browser.visit(&app.node, count).await, Code(1), "the update begins without the expired value");
 }
 
 // R5: a use on a socket alone counts too.
@@ -391,7 +394,7 @@ async fn shortened_lifetime_survives_sweeps() {
     assert_eq!(older.theme(&app.node).await, Theme::default());
     app.clock.advance(DAY / 2);
     app.dark().await;
-    assert_eq!(app.node.sessions.stats().expired, 1, "no longer than that");
+    assert_eq!(app.node.sessions.stats().expired, 1, "memory drops the record once no cookie opens");
 }
 
 // G16: a cookie with the same expiry does not prove that the browser has the new lifetime.

@@ -55,7 +55,7 @@ async fn destroy_ends_own_watches() {
                     false => session.renew().await.unwrap(),
                 }
                 session.set(theme("dark")).await.unwrap();
-                assert_eq!(soon(watch.next()).await, None, "of the session before");
+                assert_eq!(soon(watch.next()).await, None, "the watch belongs to the session before");
                 assert_eq!(
                     soon(changes.next()).await,
                     Some(layered_session::ChangeEvent::Closed(CloseReason::Destroyed))
@@ -243,6 +243,6 @@ async fn lifetime_survives_concurrent_renewal() {
         };
         let configured = other.visit(&node, set).await;
         assert_eq!(expires, again);
-        assert!(expires < configured, "the lifetime of the session's own");
+        assert!(expires < configured, "the session keeps the short lifetime");
     }
 }

@@ -21,18 +21,22 @@ async fn new_cookie_ends_old_id_elsewhere() {
             true => sign_in(&mut browser, &node, "ada").await,
             false => browser.visit(&node, async |session| session.renew().await.unwrap()).await,
         }
-        assert_eq!(at_once(live.closed()), None, "the other node knows of nothing yet");
+        assert_eq!(at_once(live.closed()), None, "the other node does not know of the new id yet");
         assert_eq!(get::<Theme>(&mut browser, &other).await, theme("light"));
         assert_eq!(soon(closed).await.unwrap(), CloseReason::Renewed);
         assert_eq!(get::<Theme>(&mut old.clone(), &other).await, Theme::default());
         let unseen = app.start();
         get::<Theme>(&mut browser.clone(), &unseen).await;
-        assert_eq!(get::<Theme>(&mut old.clone(), &unseen).await, Theme::default(), "of which it had no record");
+        assert_eq!(
+            get::<Theme>(&mut old.clone(), &unseen).await,
+            Theme::default(),
+            "the node had no record of the old id"
+        );
     }
 }
 
 #[tokio::test]
-async fn cookie_names_old_id_for_minute() {
+async fn cookie_names_old_id_for_one_minute() {
     for (passed, named) in [(59_999, true), (60_000, false)] {
         let app = App::new();
         let (node, other) = (app.start(), app.start());
@@ -61,12 +65,16 @@ async fn sign_out_elsewhere_ends_renewed_session() {
     let planted = anonymous.clone();
     anonymous.visit(&node, renew).await;
     planted.clone().visit(&other, async |session| session.sign_out().await.unwrap()).await;
-    assert_eq!(get::<Theme>(&mut anonymous, &other).await, theme("light"), "a stranger's end ends no renewal");
+    assert_eq!(
+        get::<Theme>(&mut anonymous, &other).await,
+        theme("light"),
+        "a visitor's sign-out ends no renewed session"
+    );
     let mut signed = visitor(&node).await;
     let planted = signed.clone();
     sign_in(&mut signed, &node, "ada").await;
     planted.clone().visit(&other, async |session| session.sign_out().await.unwrap()).await;
-    assert!(is_ada(principal(&signed, &other).await), "nor a sign-in");
+    assert!(is_ada(principal(&signed, &other).await), "a sign-out with a planted id ends no later sign-in");
 }
 
 // The cookie of a node that learned of a renewal by a cookie, or set another lifetime, names the old id too.

@@ -213,7 +213,7 @@ async fn refused_sign_in_keeps_watches() {
     tokio::task::yield_now().await;
     node.sessions.for_principal(Principal::new("ada")).await.unwrap().set(Division(4)).await.unwrap();
     let woken = tokio::time::timeout(Duration::from_secs(2), woken).await;
-    assert_eq!(woken.expect("the watch is told").unwrap(), Some(Division(4)));
+    assert_eq!(woken.expect("the watch is notified").unwrap(), Some(Division(4)));
 }
 
 #[tokio::test]
@@ -246,6 +246,6 @@ async fn next_user_sees_no_earlier_values() {
         assert_eq!(get::<Division>(&mut browser, &node).await, Division(-1));
         assert_eq!(carried::<Division>(&browser, &app).await, Division(-1));
         sign_in(&mut browser, &node, "ada").await;
-        assert_eq!(get::<Division>(&mut browser, &node).await, Division(2), "hers are hers");
+        assert_eq!(get::<Division>(&mut browser, &node).await, Division(2), "ada still has her value");
     }
 }

@@ -19,7 +19,7 @@ async fn sign_out(browser: &Browser, node: &Node) -> bool {
     let mut browser = browser.clone();
     let (headers, ()) = browser.visit_seen(node, async |session| session.sign_out().await.unwrap()).await;
     let said = !set_cookies(&headers).is_empty();
-    assert_eq!(said, browser.cookie("session").is_none(), "nothing but a removal");
+    assert_eq!(said, browser.cookie("session").is_none(), "the response sets no other cookie");
     said
 }
 
@@ -41,7 +41,7 @@ async fn late_sign_out_ends_renewed_session() {
     let tab = socket(&browser, &node).await;
     assert!(sign_out(&late, &node).await, "the browser may hold the new cookie by now");
     assert_eq!((user(&browser, &node).await, at_once(tab.closed())), (None, Some(CloseReason::Destroyed)));
-    assert!(!sign_out(&late, &node).await, "nothing was left to end");
+    assert!(!sign_out(&late, &node).await, "no session was left to end");
 }
 
 // G13.
@@ -180,7 +180,7 @@ async fn sign_out_ignores_renewal_in_store() {
     renew(&mut browser, &here).await;
     assert_eq!(user(&late, &there).await, None);
     assert!(!sign_out(&late, &there).await);
-    assert_eq!(user(&browser, &there).await, ada(), "a late request is no sign-out");
+    assert_eq!(user(&browser, &there).await, ada(), "the late sign-out ends no successor");
 }
 
 // G13: without a store, a node learns of a renewal from the new cookie.
@@ -206,5 +206,5 @@ async fn late_sign_out_ignores_expired_session() {
     let late = browser.clone();
     renew(&mut browser, &node).await;
     app.pass(MINUTE / 2);
-    assert!(!sign_out(&late, &node).await, "nothing was left to end");
+    assert!(!sign_out(&late, &node).await, "no session was left to end");
 }

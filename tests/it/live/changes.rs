@@ -59,7 +59,7 @@ async fn two_writes_cause_two_changes() {
     live.set(Visits(1)).await.unwrap();
     assert_eq!(told(&mut changes), ["set visits"]);
     assert_eq!((live.value::<Theme>(), live.value::<Visits>()), (theme("dark"), Visits(1)));
-    assert_eq!(at_once(watch.next()), None, "another value is none of its business");
+    assert_eq!(at_once(watch.next()), None, "a watch of the theme ignores other values");
 }
 
 #[tokio::test]

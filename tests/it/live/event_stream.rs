@@ -175,7 +175,7 @@ async fn only_own_pages_get_user_values() {
         assert_eq!(page.told(), "event: set\ndata: {\"current_division_id\":4}\n\n");
     }
     set(&mut ada.clone(), &node, theme("dark")).await;
-    assert_eq!(pages.map(|mut page| page.told().is_empty()), [false, true], "the theme is one browser's");
+    assert_eq!(pages.map(|mut page| page.told().is_empty()), [false, true], "the theme belongs to one browser");
     app.pass(RELAY_DELAY);
     assert!(others.iter_mut().all(|page| page.told().is_empty()));
 }
@@ -301,14 +301,18 @@ async fn undelivered_changes_are_relayed() {
     job.set(Division(1)).await.unwrap();
     socket(&browser, &node).await.set(Visits(5)).await.unwrap();
     assert_eq!(page.told(), "event: set\ndata: {\"current_division_id\":1}\n\n");
-    let token = page.relay(&app).expect("a job has no response");
+    let token = page.relay(&app).expect("a job's write has no response, so the stream sends a token");
     assert_eq!(page.relay(&app), None, "once");
     assert_eq!(bring(&mut browser, &node, &token).await.status, StatusCode::OK);
     assert_eq!(carried::<Division>(&browser, &app).await, Division(1));
-    assert_eq!(carried::<Visits>(&browser, &app).await, Visits(5), "what the page may not read travels all the same");
+    assert_eq!(
+        carried::<Visits>(&browser, &app).await,
+        Visits(5),
+        "the token also carries values that the page may not read"
+    );
     job.set(Division(2)).await.unwrap();
     page.told();
-    let newer = page.relay(&app).expect("another change");
+    let newer = page.relay(&app).expect("another change gives another token");
     bring(&mut browser, &node, &newer).await;
     bring(&mut browser, &node, &token).await;
     assert_eq!(carried::<Division>(&browser, &app).await, Division(2));
@@ -389,7 +393,7 @@ async fn old_page_cannot_change_next_user() {
     assert_eq!(nobody, "");
     assert_ne!(adas, bobs);
     let again = signed_in(&app.start(), "ada").await;
-    assert_eq!(mark(&again, &app.start()).await, adas, "on every node, in every session of hers");
+    assert_eq!(mark(&again, &app.start()).await, adas, "every node and every session of ada has the same mark");
 
     let post = async |browser: &mut Browser, mark: &str, level: i64| {
         let mut request = browser.post_json(format!(r#"{{"current_division_id":{level}}}"#));
@@ -405,7 +409,7 @@ async fn old_page_cannot_change_next_user() {
     }
     ada.visit(&node, async |session| session.sign_in(User("bob".into())).await.unwrap()).await;
     assert_eq!(post(&mut ada, &adas, 3).await.code(), "user_changed");
-    assert_eq!(get::<Division>(&mut bob, &node).await, Division::default(), "of ada's page nothing is bob's");
+    assert_eq!(get::<Division>(&mut bob, &node).await, Division::default(), "no write of ada's page reaches bob");
     assert_eq!(post(&mut ada, &bobs, 4).await.status, StatusCode::OK);
     assert_eq!(get::<Division>(&mut bob, &node).await, Division(4));
 }

@@ -169,7 +169,7 @@ async fn unsafe_integers_are_not_sent() {
     let body = format!(r#"{{"account":{{"id":{},"others":[]}}}}"#, u64::MAX);
     let writeback = SessionWriteback::new(&node.sessions).allow::<Account>().unwrap();
     let answer = node.writeback(writeback, browser.post_json(body)).await;
-    assert_eq!(answer.status, StatusCode::OK, "the type takes it");
+    assert_eq!(answer.status, StatusCode::OK, "the type accepts the integer");
     assert_eq!((told(&mut page).as_str(), errors()), (removed, 2));
     assert_eq!(live.value::<Account>(), account(u64::MAX));
 }

@@ -44,12 +44,12 @@ async fn stream_sends_token_for_due_use() {
     let (live, mut page) = (socket(&browser, &node).await, stream(&browser, &node).await);
     app.pass(HOUR);
     live.touch().await.unwrap();
-    assert_eq!(pass(&app, &mut page, IDLE / 10 - HOUR), None, "used, and the browser's copy is not due");
+    assert_eq!(pass(&app, &mut page, IDLE / 10 - HOUR), None, "the session was used, and no refresh is due");
     live.touch().await.unwrap();
     let token = pass(&app, &mut page, IDLE / 10).expect("a token");
     let answer = bring(&mut browser, &node, &token).await;
     assert_eq!(answer.set_cookies().len(), 1, "the cookie with its later end");
-    assert_eq!(pass(&app, &mut page, IDLE / 10), None, "the browser has it");
+    assert_eq!(pass(&app, &mut page, IDLE / 10), None, "the browser has the later end");
     assert_eq!(carried::<Theme>(&browser, &app).await, theme("light"));
 }
 
@@ -76,14 +76,18 @@ async fn socket_relays_due_use() {
     assert_eq!(live.relay(), None);
     app.pass(IDLE / 10);
     live.touch().await.unwrap();
-    let token = live.relay().expect("due");
+    let token = live.relay().expect("a refresh is due");
     bring(&mut browser, &node, token.as_str()).await;
-    assert_eq!(live.relay(), None, "the browser has it");
+    assert_eq!(live.relay(), None, "the browser has the later end");
     app.pass(IDLE - HOUR);
-    assert_eq!(get::<Theme>(&mut browser.clone(), &app.start()).await, theme("light"), "on any node");
+    assert_eq!(
+        get::<Theme>(&mut browser.clone(), &app.start()).await,
+        theme("light"),
+        "every node reads the later end from the cookie"
+    );
 }
 
-// Two users of one page: the socket, and the session that the page's next request began.
+// The use on the socket keeps the record alive. By the seal of the cookie alone, the session has idled out.
 #[tokio::test]
 async fn living_record_revives_idle_cookie() {
     let app = App::new();
@@ -95,12 +99,20 @@ async fn living_record_revives_idle_cookie() {
         live.touch().await.unwrap();
     }
     live.set(Visits(7)).await.unwrap();
-    assert_eq!(get::<Theme>(&mut browser.clone(), &app.start()).await, Theme::default(), "the seal alone");
+    assert_eq!(
+        get::<Theme>(&mut browser.clone(), &app.start()).await,
+        Theme::default(),
+        "by the old seal alone the session has idled out"
+    );
     let (headers, visits) = browser.visit_seen(&node, async |session| session.value::<Visits>()).await;
     assert_eq!((visits, set_cookies(&headers).len()), (Visits(7), 1));
-    assert_eq!(get::<Theme>(&mut browser.clone(), &app.start()).await, theme("light"), "the new seal");
+    assert_eq!(
+        get::<Theme>(&mut browser.clone(), &app.start()).await,
+        theme("light"),
+        "the new seal has the later use"
+    );
     set(&mut browser, &node, Visits(8)).await;
-    assert_eq!(live.value::<Visits>(), Visits(8), "one session");
+    assert_eq!(live.value::<Visits>(), Visits(8), "the socket and the browser have one session");
 }
 
 // The relay token tells of a later use than the cookie tells. The store decides whether the session still exists.
@@ -131,7 +143,7 @@ async fn idled_out_cookie_restores_no_values() {
     let old = browser.clone();
     let live = socket(&browser, &node).await;
     app.pass(DAY);
-    // The tombstone stays until every token from before the removal has expired, so no such token brings the value back.
+    // The tombstone stays until every token from before the removal has expired, so no token brings the value back.
     live.remove::<Theme>().await.unwrap();
     for _ in 0..40 {
         app.pass(DAY / 2);
@@ -166,5 +178,9 @@ async fn socket_reads_extend_no_session() {
     app.pass(DAY);
     kept.value::<Theme>();
     app.pass(DAY);
-    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("light"), "of an ordinary request");
+    assert_eq!(
+        get::<Theme>(&mut browser, &node).await,
+        theme("light"),
+        "a read of an ordinary request's handle is a use"
+    );
 }

@@ -112,7 +112,7 @@ async fn watch_follows_concurrent_sign_in() {
     assert_eq!(at_once(watch.next()), Some(Some(Division(-1))));
     assert_eq!(at_once(watch.next()), None);
     node.sessions.for_principal(Principal::new("bob")).await.unwrap().set(Division(3)).await.unwrap();
-    assert_eq!(at_once(watch.next()), Some(Some(Division(3))), "it is woken by what happens to bob's");
+    assert_eq!(at_once(watch.next()), Some(Some(Division(3))), "the watch follows bob's value");
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -232,7 +232,7 @@ async fn expiry_during_read_reaches_page() {
         let _ = (at_once(watch.next()), app2);
         let _ = at_once(changes.next());
     }
-    assert_eq!(missed, [], "looks in which the expiry was lost for good");
+    assert_eq!(missed, [], "reads that lost the expiry");
 }
 
 #[tokio::test]
@@ -257,10 +257,10 @@ async fn expiry_during_read_is_reported() {
             missed.push(at);
         }
     }
-    assert_eq!(missed, [] as [usize; 0], "looks in which the expiry was lost for good");
+    assert_eq!(missed, [] as [usize; 0], "reads that lost the expiry");
 }
 
-// "The stream itself is no use of the session, and does not keep it from idling out."
+// An open stream is no use of the session, so a page that only reconnects lets the session idle out.
 #[tokio::test]
 async fn reconnected_stream_extends_no_session() {
     let app = App::new();
@@ -273,7 +273,7 @@ async fn reconnected_stream_extends_no_session() {
     }
     let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
     let state = told(&mut open(&mut browser, &node, writeback).await);
-    assert!(state.contains("\"session\":\"\""), "80 hours of nothing but streams: {state}");
+    assert!(state.contains("\"session\":\"\""), "80 hours with streams alone: {state}");
 }
 
 #[tokio::test]

@@ -163,7 +163,7 @@ fn memory_stays_within_limit() {
         tier.saved();
         assert!(tier.stats().bytes <= 100_000);
     }
-    assert!(tier.stats().bytes > 90_000, "no more goes than has to: {:?}", tier.stats());
+    assert!(tier.stats().bytes > 90_000, "memory evicts no more than necessary: {:?}", tier.stats());
     let mut browser = tier.saved();
     tier.visit(&mut browser, async |session| session.set(Draft("x".repeat(80_000))).await.unwrap());
     let stats = tier.stats();
@@ -205,10 +205,11 @@ fn unused_sessions_are_evicted_first() {
     let here: Vec<_> = browsers.iter().map(|browser| tier.is_here(browser)).collect();
     let [used, unused] = [&here[..150], &here[150..]].map(|here| here.iter().filter(|here| **here).count());
     // Under random eviction both figures would be about 105. In 300 runs they were 131 to 147, and 19 to 41.
-    assert!(used > 120 && unused < 60, "{used} of those that were used, {unused} of the others");
+    assert!(used > 120 && unused < 60, "{used} used and {unused} unused records are in memory");
 }
 
-// G7, G9: the user's values of a recognised token stay until the head has left, although they are in another record.
+// G7, G9: the user's values of a recognised token stay until the head has left, although the values
+// are in another record.
 #[test]
 fn eviction_during_request_keeps_values() {
     let clock = ManualClock::new();
@@ -260,7 +261,7 @@ fn tombstones_are_evicted_last() {
     let stats = tier.stats();
     assert!(stats.evicted_dirty > 300 && stats.revocations_lost == 0, "{stats:?}");
     let themes = || ended.iter().map(|browser| tier.visit(&mut browser.clone(), async |it| it.get::<Theme>()));
-    assert_eq!(themes().flatten().count(), 0, "ended stays ended");
+    assert_eq!(themes().flatten().count(), 0, "ended sessions stay ended");
 
     (0..500).for_each(|_| drop(tier.ended()));
     let lost = tier.stats().revocations_lost;
@@ -274,14 +275,14 @@ fn hits_and_misses_count_loads() {
     let tier = Tier::new(256 << 20);
     let looks = || (tier.stats().hits, tier.stats().misses);
     let mut browser = tier.saved();
-    assert_eq!(looks(), (0, 0), "no cookie, nothing to look for");
+    assert_eq!(looks(), (0, 0), "a request without a cookie looks nothing up");
     tier.visit(&mut browser, async |session| session.value::<Theme>());
     assert_eq!(looks(), (1, 0));
     let mut foreign = Tier::new(256 << 20).saved();
     tier.visit(&mut foreign, async |session| session.value::<Theme>());
     assert_eq!(looks(), (1, 1), "the cookie of another application");
     tier.visit(&mut tier.ended(), async |session| session.value::<Theme>());
-    assert_eq!(looks(), (3, 1), "to be destroyed, and as a tombstone");
+    assert_eq!(looks(), (3, 1), "the visit that destroys, and the visit that finds the tombstone");
 }
 
 #[tokio::test]
@@ -300,7 +301,7 @@ async fn open_sockets_allow_eviction() {
 }
 
 #[tokio::test]
-async fn sockets_of_one_minute_allow_eviction() {
+async fn open_sockets_allow_eviction_within_minute() {
     let Tier { node, .. } = Tier::new(20_000);
     let mut held = Vec::new();
     for number in 0..200 {

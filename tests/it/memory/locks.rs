@@ -1,4 +1,4 @@
-//! The code of a value runs under no lock of the crate, and may read the very session that receives the value.
+//! The code of a value runs while the crate holds no lock, so the code may read the session that receives the value.
 
 use std::{cell::RefCell, sync::mpsc, thread, time::Duration};
 
@@ -49,7 +49,7 @@ fn in_time(test: impl FnOnce() + Send + 'static) {
         drop(done);
     });
     match over.recv_timeout(Duration::from_secs(10)) {
-        Err(mpsc::RecvTimeoutError::Timeout) => panic!("it waits for itself"),
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("the test waits for a lock of its own thread"),
         _ => running.join().unwrap(),
     }
 }
@@ -68,8 +68,12 @@ fn cookie_validation_holds_no_lock() {
         at_once(set(&mut browser, &elsewhere, Nosy(2))).unwrap();
         at_once(set(&mut browser, &elsewhere, Visits(1))).unwrap();
         ASKED.set(Some(session));
-        assert_eq!(at_once(get::<Nosy>(&mut browser, &here)), Some(Nosy(2)), "newer than what stands");
-        assert_eq!(at_once(get::<Nosy>(&mut late, &here)), Some(Nosy(2)), "and older");
+        assert_eq!(
+            at_once(get::<Nosy>(&mut browser, &here)),
+            Some(Nosy(2)),
+            "a newer copy replaces the value in memory"
+        );
+        assert_eq!(at_once(get::<Nosy>(&mut late, &here)), Some(Nosy(2)), "an older copy changes nothing");
         ASKED.take();
     });
 }
@@ -97,7 +101,7 @@ fn store_validation_holds_no_lock() {
         let session = at_once(browser.visit(&node(), async |session| session)).unwrap();
         ASKED.set(Some(session.clone()));
         at_once(session.set(Nosy(1))).unwrap().unwrap();
-        assert_eq!(session.value::<Nosy>(), Nosy(1), "the one that can be read");
+        assert_eq!(session.value::<Nosy>(), Nosy(1), "the readable copy answers");
         ASKED.take();
     });
 }

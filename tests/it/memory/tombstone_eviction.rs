@@ -92,7 +92,7 @@ fn tombstones_evict_no_living_session() {
 }
 
 #[test]
-fn one_user_erases_no_others_tombstone() {
+fn user_cannot_erase_other_users_tombstone() {
     let tier = Tier::new(SMALL);
     let ada = tier.end(tier.user("ada"));
     (0..2500).for_each(|_| drop(tier.end(tier.user("eve"))));
@@ -132,7 +132,7 @@ fn visitors_erase_no_remote_renewal() {
     assert_eq!(second.principal(&old), None);
 }
 
-// The second node learns of the visitor's session by its cookie, and of the ordered session by the removal alone.
+// The second node learns of the visitor's session from the cookie, and of the ordered session from the removal alone.
 #[test]
 fn cancelled_sign_in_order_stays_cancelled() {
     let (first, second) = two_nodes();
@@ -151,7 +151,7 @@ fn cancelled_sign_in_order_stays_cancelled() {
     }
 }
 
-// The second node learns from the order that ada's handle had ended the id.
+// The second node learns from the sign-in order that ada's handle had ended the id.
 #[test]
 fn end_in_sign_in_order_outlives_visitors() {
     let (first, second) = two_nodes();
@@ -177,7 +177,7 @@ fn ended_id_never_lives_again() {
     let write = async |session: Session| kind(session.set(Theme("light".into())).await);
     let mut again = ended.clone();
     let (headers, written) = at_once(again.visit_seen(&tier.node, write)).unwrap();
-    assert_eq!((written, set_cookies(&headers).len()), (None, 1), "it counts as no cookie");
+    assert_eq!((written, set_cookies(&headers).len()), (None, 1), "the old cookie counts as no cookie");
     assert_ne!(again.token()[..56], ended.token()[..56]);
 }
 

@@ -1,4 +1,4 @@
-//! The record of an ended session shrinks to a tombstone at once, by whichever way the node learns of the end.
+//! The record of an ended session shrinks to a tombstone at once, however the node learns of the end.
 
 use std::time::Duration;
 

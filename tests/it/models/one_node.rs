@@ -228,7 +228,7 @@ impl World {
         for sweeper in self.sweepers.iter_mut().flatten() {
             // Each batch of the sweeper's work takes a turn of the runtime.
             for _ in 0..4 {
-                assert!(sweeper.as_mut().now_or_never().is_none(), "it goes on");
+                assert!(sweeper.as_mut().now_or_never().is_none(), "the sweeper goes on");
             }
         }
     }
@@ -325,7 +325,7 @@ impl World {
             }
             (Some(false), None) => prop_assert!(false, "a cookie of no session: {:?}", set),
             (None, Some(carried)) if !ops.is_empty() => {
-                let brought = opened.expect("a live session whose browser has no cookie");
+                let brought = opened.expect("the browser of a living session has a cookie");
                 prop_assert!(carried.is_known_by(&brought), "{:?} lacks something of {:?}", brought, carried);
             }
             (None, _) => prop_assert!(!(destroyed && holds), "a cookie of a session that ended here"),
@@ -391,8 +391,8 @@ impl World {
         for socket in self.sockets.iter_mut().flatten() {
             let now = now[socket.node];
             let model = &mut self.nodes[socket.node].1;
-            // The socket was told of an end, rightly at that time. The session has a successor since, or a cookie tells
-            // of use on another node.
+            // The socket saw an end that was right at that time. Since then the session has a successor, or a cookie has
+            // told of use on another node.
             if socket.reason.is_some() && model.closed(&socket.handle.bind, now).is_none() {
                 let (session, handle) = (socket.session.clone(), socket.handle.clone());
                 *socket = Socket::open(socket.node, session, handle, model, now);
@@ -401,7 +401,7 @@ impl World {
                 socket.told = Some(told);
             }
             let closed = model.closed(&socket.handle.bind, now);
-            // A handle is told of one end only. The session may go on elsewhere, and end for another reason.
+            // A handle sees one end only. The session may go on elsewhere, and end for another reason.
             if socket.reason.is_none() {
                 socket.reason = socket.closed.as_mut().now_or_never();
                 // A sleeping watcher notices within an hour a clock that was set forward. A new read notices at once.

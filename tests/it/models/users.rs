@@ -270,7 +270,7 @@ impl World {
                 PANICS.set(false);
                 model.arrive_panicking(token.as_ref(), &self.time);
             }
-            // A node takes an order for an old order until the clock has caught up.
+            // After a step back, a node refuses each new order as old until the clock has caught up.
             Step::Order { .. } if self.behind > 0 => {}
             Step::Order { which, user, adopt, place } => {
                 let Some(socket) = self.sockets[which].as_mut().filter(|socket| socket.handle.sent) else {
@@ -316,14 +316,14 @@ impl World {
                 model.end_all(user, &mut self.time);
                 node.sessions.end_all_sessions(principal(user)).now_or_never().expect("nothing to wait for").unwrap();
             }
-            // The node orders by the clock all writes that the node has not seen: those of another node, or its own
-            // before a restart.
+            // The clock alone orders the writes that the node has not seen: writes of another node, or writes before a
+            // restart.
             Step::Restart { .. } if self.behind > 0 => {}
             Step::SetClock(_) if self.nodes.len() > 1 || self.restarted => {}
             Step::SetClock(behind) => {
                 let right = self.clock.now() + Duration::from_secs(self.behind);
                 self.clock.set(right - Duration::from_secs(behind));
-                // An order is issued and brought within one minute of one clock.
+                // A page brings an order within a minute, by one clock. After a step no earlier order is in time.
                 self.tokens = [const { None }; TOKENS];
                 (self.behind, self.stepped) = (behind, true);
             }
@@ -411,7 +411,7 @@ impl World {
         for socket in self.sockets.iter_mut().flatten() {
             let model = &mut self.nodes[socket.node].1;
             let closed = model.closed(&socket.handle.bind, &self.time);
-            // The socket was told of an end, rightly at that time. The session has a successor since.
+            // The socket saw an end that was right at that time. Since then the session has a successor.
             if socket.closed.is_some() && closed.is_none() {
                 *socket = Socket::open(socket.node, socket.session.clone(), socket.handle.clone());
             }
@@ -501,7 +501,7 @@ async fn perform(session: &Session, op: &Op) -> Result<Option<i64>, Refusal> {
         Op::Renew => session.renew().await,
         Op::Panic => {
             let update = AssertUnwindSafe(session.update(|_: &mut Visits| panic())).catch_unwind().await;
-            assert!(update.is_err(), "the closure runs whether or not the session is over");
+            assert!(update.is_err(), "the closure runs also after the session's end");
             return Err(Refusal::Panicked);
         }
     };
@@ -513,7 +513,7 @@ fn refusal(session: &Session, error: &WriteError) -> Refusal {
         WriteErrorKind::HeadSent => Refusal::HeadSent,
         kind => {
             assert_eq!(kind, WriteErrorKind::Closed, "{error}");
-            Refusal::Closed(session.closed().now_or_never().expect("it is over"))
+            Refusal::Closed(session.closed().now_or_never().expect("the session has ended"))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Birth tokens: each gives the cookie of a new session to one browser.
+//! Birth tokens: a birth token gives the cookie of a new session to one browser.
 
 use layered_session::{SharedTier, testing::SpyStore};
 
@@ -78,5 +78,5 @@ async fn session_begun_on_socket_is_traced() {
     let live = socket(&browser, &node).await;
     live.set(theme("dark")).await.unwrap();
     set(&mut browser, &node, theme("light")).await;
-    assert_eq!(trace.lines_with("Session::relay"), 1, "sessions that have a cookie");
+    assert_eq!(trace.lines_with("Session::relay"), 1, "a session with a cookie is not traced");
 }

@@ -1,4 +1,5 @@
-//! Orders that are carried out: turns that a socket orders and the page brings.
+//! Sign-in orders and renewal orders that a node carries out: a socket gives the order, and the page brings the order
+//! to the writeback.
 
 use layered_session::{CloseReason, Principal, SharedTier, WriteErrorKind, testing::SpyStore};
 
@@ -31,7 +32,7 @@ async fn sign_in_order_signs_page_in() {
     assert_eq!((live.principal(), principal(&browser, &node).await), (None, None), "nothing has changed yet");
     bring_ok(&mut browser, &node, &token).await;
     assert!(is_ada(principal(&browser, &node).await));
-    assert!(is_ada(principal(&browser, &app.start()).await), "by the cookie alone");
+    assert!(is_ada(principal(&browser, &app.start()).await), "the cookie alone names the user");
     assert_eq!(get::<Theme>(&mut browser, &node).await, theme("light"));
     assert_eq!(at_once(live.closed()), Some(CloseReason::Renewed));
     assert_ne!(id(&browser), id(&old));
@@ -139,7 +140,10 @@ async fn planted_cookie_gets_no_sign_in_order() {
     live.set(theme("dark")).await.unwrap();
     let token = login(&live);
     for handle in [&other, &clone_of_other] {
-        assert!(handle.relay().is_none_or(|relay| relay.as_str().starts_with("r.")), "changes, and no order");
+        assert!(
+            handle.relay().is_none_or(|relay| relay.as_str().starts_with("r.")),
+            "another handle relays changes and no order"
+        );
     }
     bring_ok(&mut browser, &node, &token).await;
     assert_eq!((other.principal(), other.relay(), at_once(other.closed())), (None, None, Some(CloseReason::Renewed)));
@@ -192,7 +196,7 @@ async fn sign_in_order_begins_one_stored_session() {
     assert_eq!(get::<Theme>(&mut browser, &first).await, theme("dark"));
     let again = crate::support::bring(&mut old.clone(), &first, &token).await;
     assert_refused(&again, "session_closed");
-    // Where no cookie is possible, the store alone knows that the begun id is in use.
+    // For a visitor without a cookie, only the store knows that the begun id is in use.
     let token = login(&socket(&Browser::new(), &first).await);
     bring_ok(&mut Browser::new(), &first, &token).await;
     assert_refused(&crate::support::bring(&mut Browser::new(), &second, &token).await, "session_closed");

@@ -1,4 +1,5 @@
-//! Orders that are refused: late, used, of another session or user, or past the end of all of a user's sessions.
+//! Sign-in orders that a node refuses: late, used, of another session or user, or given before the end of all of the
+//! user's sessions.
 
 use std::{sync::Barrier, thread, time::Duration};
 
@@ -127,7 +128,7 @@ async fn sign_in_order_ends_with_end_all() {
 }
 
 #[tokio::test]
-async fn current_users_end_all_blocks_sign_in() {
+async fn end_all_of_current_user_blocks_sign_in() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
@@ -192,14 +193,16 @@ async fn ninth_sign_in_order_is_refused() {
     assert_eq!(
         kind(live.sign_in(user(&"x".repeat(4_000))).by_page()),
         Some(WriteErrorKind::TooLarge),
-        "takes no place"
+        "a refused order does not count"
     );
     let mut tokens: Vec<_> = (0..8).map(|number| order(number).unwrap().to_string()).collect();
     for _ in 0..2 {
         assert_eq!(kind(order(8)), Some(WriteErrorKind::Invalid));
     }
     assert!(order(8).unwrap_err().to_string().contains("new request"), "the remedy");
-    tokens.extend((0..8).map(|number| order(number).expect("another order for the same user").to_string()));
+    tokens.extend(
+        (0..8).map(|number| order(number).expect("an order for the same user replaces the earlier order").to_string()),
+    );
     live.destroy().await.unwrap();
     for node in [&node, &other] {
         for token in &tokens {
@@ -271,8 +274,12 @@ async fn oversized_sign_in_order_is_refused() {
     assert_eq!(kind(live.sign_in(user(&"x".repeat(4_000))).by_page()), Some(WriteErrorKind::TooLarge));
     assert_eq!(kind(live.renew_by_page().with(&theme(&"x".repeat(4_000))).token()), Some(WriteErrorKind::TooLarge));
     let grants = live.renew_by_page().with(&Division(1));
-    assert_eq!(kind(grants.token()), Some(WriteErrorKind::Invalid), "of principal scope");
-    assert_eq!(kind(live.renew_by_page().with(&user("eve")).token()), Some(WriteErrorKind::Invalid), "the identity");
+    assert_eq!(kind(grants.token()), Some(WriteErrorKind::Invalid), "a value of principal scope can't be granted");
+    assert_eq!(
+        kind(live.renew_by_page().with(&user("eve")).token()),
+        Some(WriteErrorKind::Invalid),
+        "the identity value can't be granted"
+    );
     let undeclared = socket(&browser, &app.start()).await;
     assert_eq!(kind(undeclared.renew_by_page().with(&Mfa(true)).token()), Some(WriteErrorKind::Undeclared));
     let token = live.renew_by_page().with(&Mfa(true)).token().unwrap();

@@ -1,4 +1,4 @@
-//! Ends on a socket: the session ends at once, and the page brings the removal of the cookie.
+//! Sign-outs on a socket: the session ends at once, and the page brings a token that removes the cookie.
 
 use layered_session::{CloseReason, Lifetime, Principal, Session, SharedTier, WriteErrorKind, testing::SpyStore};
 
@@ -26,8 +26,8 @@ async fn socket_sign_out_reaches_browser() {
     assert_eq!(live.relay(), None);
     let token = sign_out(&live).await;
     assert_eq!(at_once(live.closed()), Some(CloseReason::Destroyed));
-    assert_eq!(principal(&browser, &node).await, None, "at once, before the page brings anything");
-    // The page brings the removal to this node, to a node with an empty memory, and to the latter again.
+    assert_eq!(principal(&browser, &node).await, None, "the session has ended before the page brings the token");
+    // The page brings the removal to this node, to a node with an empty memory, and to that second node again.
     for node in [&node, &other, &other] {
         let mut page = browser.clone();
         bring_ok(&mut page, node, &token).await;
@@ -127,7 +127,7 @@ async fn removal_token_keeps_renewed_cookie() {
     let mut renewed = browser.clone();
     renewed.visit(&other, async |session| session.renew().await.unwrap()).await;
     assert_refused(&bring(&mut browser.clone(), &other, &token).await, "session_closed");
-    assert!(is_ada(principal(&renewed, &other).await), "the removal follows no successor that it does not name");
+    assert!(is_ada(principal(&renewed, &other).await), "the removal ends only named sessions");
 }
 
 #[tokio::test]
@@ -174,7 +174,7 @@ async fn removal_token_ends_session_begun_elsewhere() {
     assert!(is_ada(principal(&browser, &node).await));
     live.sign_out().await.unwrap();
     assert_eq!(principal(&browser, &node).await, None);
-    assert!(is_ada(principal(&browser, &other).await), "the other node has yet to hear of it");
+    assert!(is_ada(principal(&browser, &other).await), "the other node does not know of the end yet");
     let removal = live.relay().expect("a removal").to_string();
     bring_ok(&mut browser.clone(), &other, &removal).await;
     assert_eq!(principal(&browser, &other).await, None);
@@ -300,5 +300,5 @@ async fn request_gives_no_removal_token() {
         session.relay()
     };
     assert_eq!(browser.visit(&node, sign_out).await, None);
-    assert_eq!(browser.cookie("session"), None, "its response takes the cookie away");
+    assert_eq!(browser.cookie("session"), None, "the response removes the cookie");
 }

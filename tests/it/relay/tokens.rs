@@ -1,4 +1,4 @@
-//! Relay and birth tokens: changes on a socket that a page brings to the cookie.
+//! Relay and birth tokens: a page brings the changes of a socket to the writeback, and the answer updates the cookie.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::support::{
 /// Writes on a socket. Returns the token for the page to bring.
 async fn switch(live: &Session, name: &str) -> String {
     live.set(theme(name)).await.unwrap();
-    live.relay().expect("the cookie lacks it").to_string()
+    live.relay().expect("the cookie lacks the theme").to_string()
 }
 
 /// Asserts a refusal without a `Set-Cookie` of the session.
@@ -200,7 +200,7 @@ async fn socket_born_session_survives_restart() {
     assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
     assert_eq!(carried::<Theme>(&browser, &app).await, theme("dark"));
     set(&mut browser, &node, theme("light")).await;
-    assert_eq!(live.value::<Theme>(), theme("light"), "it is the socket's session");
+    assert_eq!(live.value::<Theme>(), theme("light"), "the browser has the socket's session");
 }
 
 #[tokio::test]
@@ -234,7 +234,11 @@ async fn birth_token_expires_after_one_minute() {
     }
     assert!(late.cookie("session").is_none());
     let with_cookie = bring(&mut browser, &node, &token).await;
-    assert_eq!(with_cookie.status, StatusCode::OK, "with its own cookie it is an ordinary token");
+    assert_eq!(
+        with_cookie.status,
+        StatusCode::OK,
+        "beside the session's cookie a birth token is an ordinary relay token"
+    );
 }
 
 #[tokio::test]

@@ -38,11 +38,15 @@ async fn newest_copy_answers_unless_first_hit() {
         get::<Division>(&mut browser, &node).await;
         set(&mut browser, &elsewhere, Division(2)).await;
         assert_eq!(seen(&mut browser, &node).await, expected);
-        assert_eq!(carried::<Division>(&browser, &app).await, Division(2), "the older one overwrote the newer");
+        assert_eq!(carried::<Division>(&browser, &app).await, Division(2), "the older copy replaced the newer copy");
         for visits in [1, 2] {
             set(&mut browser, &node, Visits(visits)).await;
             assert_eq!(carried::<Visits>(&browser, &app).await, Visits(visits));
-            assert_eq!(carried::<Division>(&browser, &app).await, Division(2), "a write of another value lost it");
+            assert_eq!(
+                carried::<Division>(&browser, &app).await,
+                Division(2),
+                "a write of another value lost the newer copy"
+            );
         }
     }
 }
@@ -170,8 +174,7 @@ async fn cookie_restores_evicted_value() {
     let chain = chain(memory_of(4096), cookie(&app.ring), &app.clock);
     let node = Node::new(chain.value::<Theme>().build().unwrap());
     let mut browser = visitor(&node).await;
-    // The record is used longest ago, so memory evicts the record at the first look; so many evictions reach the
-    // record.
+    // The record was used longest ago, so these visits make memory evict the record.
     app.pass(Duration::from_secs(1));
     for _ in 0..64 {
         get::<Theme>(&mut visitor(&node).await, &node).await;
@@ -206,10 +209,10 @@ async fn overfull_cookie_drops_oldest_value() {
     assert_eq!(get::<Visits>(&mut browser, &cold).await, Visits(8));
     assert_eq!(get::<Theme>(&mut browser, &cold).await, theme(&"t".repeat(2000)));
     assert_eq!(get::<Draft>(&mut browser, &cold).await, Draft::default());
-    assert_eq!(get::<Draft>(&mut browser, &other).await.0.len(), 2000, "it stays where it is");
+    assert_eq!(get::<Draft>(&mut browser, &other).await.0.len(), 2000, "memory keeps the draft");
 }
 
-/// The same on a node with room for a few sessions. A session with a change that no browser has goes after all others.
+/// A node with room for a few sessions. Memory evicts a session last if the session has a change that no browser has.
 #[tokio::test]
 async fn dropped_cookie_value_stays_in_memory() {
     const NAME: &str = "session";

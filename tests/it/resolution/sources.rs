@@ -118,7 +118,7 @@ async fn source_gets_all_declared_names() {
     };
     assert_eq!(browser.visit(&node, visit).await, (theme("light"), theme("source")));
     let asked = asked.lock().unwrap();
-    assert_eq!(asked.len(), 1, "once a load");
+    assert_eq!(asked.len(), 1, "each load asks the source once");
     assert!(asked[0].contains(&"theme") && asked[0].contains(&"current_division_id"), "{asked:?}");
 }
 

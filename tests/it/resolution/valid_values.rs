@@ -1,4 +1,5 @@
-//! Valid values: false, zero, empty and null count as values. A text that the type refuses does not, from any tier.
+//! Valid values: false, zero, empty and null count as values. A text that the type refuses is no
+//! value, from any tier.
 
 use std::{collections::BTreeMap, error::Error};
 
@@ -66,14 +67,18 @@ async fn copy_of_wrong_type_is_skipped() {
     set(&mut browser, &earlier, Visits(2)).await;
     for _ in 0..3 {
         assert_eq!(seen(&mut browser, &node).await, (theme("light"), "default"));
-        assert_eq!(get::<Visits>(&mut browser, &node).await, Visits(2), "it took another value along");
+        assert_eq!(get::<Visits>(&mut browser, &node).await, Visits(2), "the wrong type affected another value");
     }
     for body in [r#"{"theme": 7}"#, r#"{"theme": null}"#, r#"{"visits": -1}"#, r#"{"visits": "2"}"#] {
         let answer = post(&mut browser, &node, body).await;
         assert_eq!((answer.status, answer.code().as_str()), (StatusCode::UNPROCESSABLE_ENTITY, "invalid_value"));
     }
     set(&mut browser, &node, Visits(3)).await;
-    assert_eq!(get::<NumberedTheme>(&mut browser, &earlier).await, NumberedTheme(7), "skipping deleted it");
+    assert_eq!(
+        get::<NumberedTheme>(&mut browser, &earlier).await,
+        NumberedTheme(7),
+        "the read deleted the skipped copy"
+    );
     set(&mut browser, &node, theme("dark")).await;
     for node in [node, app.start()] {
         assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
@@ -150,7 +155,7 @@ async fn invalid_value_is_refused_everywhere() {
     let lax = Node::new(app.chain(DefaultTier::new()).value::<AnyDivision>().build().unwrap());
     let (node, mut browser) = (app.start(), Browser::new());
     set(&mut browser, &lax, AnyDivision(9)).await;
-    assert_eq!(seen(&mut browser, &node).await, (Division(-1), "default"), "out of the cookie");
+    assert_eq!(seen(&mut browser, &node).await, (Division(-1), "default"), "the cookie has an invalid copy");
     assert_eq!(post(&mut browser, &node, r#"{"current_division_id": 9}"#).await.code(), "invalid_value");
     let kinds = async |session: Session| {
         let kind = |error: WriteError| error.kind();

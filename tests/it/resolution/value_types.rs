@@ -125,9 +125,9 @@ async fn field_without_default_loses_copies() {
     let app = App::new();
     let (mut browser, careless) = (shopper(&app).await, build::<Careless>(&app));
     assert_eq!(get::<Careless>(&mut browser, &careless).await, Careless::default(), "a read skips the copy");
-    assert_eq!(get::<Cart>(&mut browser, &build::<Cart>(&app)).await, cart(&["tea", "tea"]), "and keeps it");
+    assert_eq!(get::<Cart>(&mut browser, &build::<Cart>(&app)).await, cart(&["tea", "tea"]), "a read keeps the copy");
     browser.visit(&careless, async |session| session.update::<Careless>(|cart| cart.discount = 5).await.unwrap()).await;
-    assert_eq!(get::<Cart>(&mut browser, &build::<Cart>(&app)).await, Cart::default(), "a write replaces it");
+    assert_eq!(get::<Cart>(&mut browser, &build::<Cart>(&app)).await, Cart::default(), "a write replaces the copy");
 }
 
 #[tokio::test]

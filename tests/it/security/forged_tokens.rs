@@ -1,4 +1,5 @@
-//! Tokens of all four purposes: forged, swapped, replayed, late, and in any order at any node.
+//! Cookies, relay tokens, birth tokens and turn tokens that are forged, swapped, replayed or late, in any order and at
+//! any node.
 //!
 //! `TOKEN_CASES=20000 cargo test --release --all-features --test it forged_tokens::no_token` runs more programs.
 
@@ -30,7 +31,7 @@ enum Beginning {
     User,
     /// Without a cookie: the socket's own write begins the session.
     Newcomer,
-    /// Without a cookie: a request signs in, and its response has not left yet.
+    /// Without a cookie: a request signs in, and the response has not left yet.
     NewUser,
 }
 
@@ -66,7 +67,7 @@ fn held(session: &Session) -> Held {
     Held { theme: session.get(), visits: session.get(), division: session.get(), user: session.get() }
 }
 
-/// The browser, and the values that its next request would read.
+/// The state of a browser: the values that the next request would read, and the browser's cookie.
 #[derive(Debug, PartialEq)]
 struct Seen {
     held: Held,
@@ -153,11 +154,12 @@ fn forged_token_changes_nothing() {
         browsers.push(at_once(authored).unwrap());
     }
     let ends: Vec<_> = tokens.iter().map(|token| token.len() % 4).collect();
-    assert!(ends.contains(&0) && ends.contains(&1), "no two bits and no four bits to spare: {ends:?}");
+    assert!(ends.contains(&0) && ends.contains(&1), "tokens end with two and with four unused bits: {ends:?}");
     let (_, removal) = at_once(removal(&home)).unwrap();
     tokens.extend(more.into_iter().chain([removal]));
 
-    // A node that knows the content of the tokens would look the same after it accepted them. The cold node would not.
+    // A node that knows the content of a token shows no change if the node accepts the token. The cold node shows a
+    // change.
     let cold = app.start();
     let mut places = Vec::new();
     for (browser, node) in browsers.iter().flat_map(|browser| [(browser, &home), (browser, &cold)]) {
@@ -183,11 +185,15 @@ fn forged_token_changes_nothing() {
 
     for (mut browser, token) in browsers.into_iter().zip([&tokens[2], &tokens[5]]) {
         assert_eq!(at_once(bring(&mut browser, &cold, token)).unwrap().status, StatusCode::OK);
-        assert_eq!(at_once(seen(&browser, &cold)).unwrap().held.theme, Some(theme(4)), "the genuine one is taken");
+        assert_eq!(
+            at_once(seen(&browser, &cold)).unwrap().held.theme,
+            Some(theme(4)),
+            "a node accepts the genuine token"
+        );
     }
 }
 
-/// An event of the session before its page has brought a token.
+/// A change of the session before the page brings a token.
 #[derive(Clone, Debug)]
 enum Step {
     Theme(u8),
@@ -274,7 +280,7 @@ async fn deliver(
         step.take(&app, &live, &elsewhere).await;
         tokens.extend(live.relay().map(|token| (token.to_string(), held(&live))));
     }
-    // A single step without a change leaves no token to bring.
+    // Steps without a change give no token.
     let Some(newest) = tokens.len().checked_sub(1) else { return Ok(()) };
     let mut order: Vec<_> = deliveries.iter().map(|(which, at, anew)| (which.index(newest + 1), *at, *anew)).collect();
     order.insert(last.index(order.len() + 1), (newest, at, anew));
@@ -293,7 +299,7 @@ async fn deliver(
             prop_assert_eq!(&seen(&browser, node).await.held, &tokens[known].1);
         }
     }
-    prop_assert_eq!(&held(&live), &tokens[newest].1, "what comes back to the socket's node is not new there");
+    prop_assert_eq!(&held(&live), &tokens[newest].1, "a token that returns to the socket's node changes nothing there");
     for node in &nodes {
         prop_assert_eq!(seen(&browser, node).await.held, held(&live));
     }
@@ -314,7 +320,7 @@ proptest! {
     }
 }
 
-/// Asserts that some node accepted every kind of token: refusals alone would prove nothing.
+/// Asserts that some node accepted each kind of token. Programs with refusals alone would prove nothing.
 fn assert_met(tally: &Tally) {
     for met in ["r. 200", "b. 200", "t. 200", "removal 200", "forged", "relay_expired", "token_used"] {
         assert!(tally.contains_key(met), "{met} never came: {tally:?}");

@@ -75,7 +75,7 @@ async fn listed_origin_accesses_user_values() {
         assert_eq!(division(node).await, Some(Division(4)));
         assert_eq!(at_once(session.closed()), None);
         if std::ptr::eq(node, &shared) {
-            assert_eq!(division(reader).await, Some(Division(4)), "the store has it");
+            assert_eq!(division(reader).await, Some(Division(4)), "the store has the value");
         }
         assert_eq!(kind(session.set(theme("dark")).await), Some(WriteErrorKind::Closed));
         assert!(session.is_new() && session.relay().is_none());
@@ -178,6 +178,10 @@ async fn listed_origin_tokens_begin_no_session() {
         assert!(answer.set_cookies().is_empty());
         let answer = bring("same-site").await;
         assert_eq!((answer.status, answer.code().as_str()), (StatusCode::CONFLICT, "session_closed"), "{prefix}");
-        assert_eq!(bring("same-origin").await.set_cookies().len(), 1, "the origin by which browsers know this node");
+        assert_eq!(
+            bring("same-origin").await.set_cookies().len(),
+            1,
+            "a page of the node's own origin brings the token"
+        );
     }
 }

@@ -127,7 +127,7 @@ async fn traces_and_debug_hide_secrets() {
 
 /// Shows `Debug` of every type that an application can hold.
 async fn show_all(traced: &Trace, node: &Node, session: &Session) {
-    let principal = session.principal().expect("somebody is signed in");
+    let principal = session.principal().expect("a user is signed in");
     traced.show(&(&node.sessions, session, &principal, session.value_source::<Theme>(), session.explain::<Theme>()));
     traced.show(&(session.watch::<Theme>(), session.changes(), session.relay()));
     let mut changes = session.changes();

@@ -225,7 +225,7 @@ async fn refusal_trace_hides_userinfo() {
     }
 }
 
-// G4. A socket whose handler asks for no session is the application's own.
+// G4. The layer neither refuses nor traces a socket whose handler asks for no session.
 #[tokio::test]
 async fn unused_refused_socket_traces_nothing() {
     let (trace, _guard) = Trace::begin();
@@ -328,7 +328,7 @@ async fn assert_gets_nothing(session: &Session) {
     drop((session.remove::<Theme>().await, session.clear().await, session.destroy().await));
 }
 
-// R29. A request that opens no connection is the concern of the cookie itself (`SameSite`).
+// R29. For a request that opens no socket, the browser's `SameSite` rule alone decides.
 #[tokio::test]
 async fn cross_site_link_keeps_session() {
     let (node, browser) = signed_in().await;

@@ -50,7 +50,7 @@ fn assert_told(trace: &Trace, told: &[usize]) {
     let told_of: Vec<_> = text.lines().filter(|line| line.contains("WARN")).collect();
     assert_eq!(told_of.len(), told.len(), "{told_of:#?}");
     for (line, left_out) in told_of.iter().zip(told) {
-        assert!(line.contains(&format!("left_out={left_out}")), "{line} is not of {left_out}");
+        assert!(line.contains(&format!("left_out={left_out}")), "{line} lacks left_out={left_out}");
         assert!(!line.contains(SECRET), "{line} quotes the client");
     }
 }

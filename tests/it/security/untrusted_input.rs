@@ -28,7 +28,7 @@ async fn undecodable_copy_is_skipped_and_replaced() {
     }
     assert!(traced.text().contains("skipped a copy"));
     let kept = browser.clone().visit(&old, async |s| s.get::<NumberedTheme>()).await;
-    assert_eq!(kept, Some(NumberedTheme(7)), "reading took nothing away");
+    assert_eq!(kept, Some(NumberedTheme(7)), "the read kept the copy");
     browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
     let read = browser.visit(&new(), async |s| (s.value::<Theme>(), s.value::<Visits>())).await;
     assert_eq!(read, (Theme("dark".into()), Visits(1)));
@@ -91,7 +91,7 @@ fn only_genuine_cookie_opens_session() {
             request.headers_mut().insert(header::COOKIE, value.clone());
             let look = async |s: Session| (Response::new(Full::default()), (s.is_new(), s.principal(), s.created_at()));
             let look = node.handle(request, look);
-            let (response, seen) = look.now_or_never().expect("it waits for nothing");
+            let (response, seen) = look.now_or_never().expect("the request waits for nothing");
             assert_eq!(seen, (true, None, None), "{value:?}");
             assert!(response.headers().get(header::SET_COOKIE).is_none());
         }
@@ -115,7 +115,7 @@ fn only_genuine_cookie_opens_session() {
         never_a_session(&[b"session=", garbage.as_slice()].concat());
     });
     let read = browser.clone().visit(&cold, async |s| s.principal()).now_or_never().unwrap();
-    assert_eq!(read, Some(Principal::new("ada")), "the genuine one still is");
+    assert_eq!(read, Some(Principal::new("ada")), "the genuine cookie opens the session");
 }
 
 // R37.
@@ -140,7 +140,7 @@ fn writeback_survives_arbitrary_bodies() {
             prop_assert_eq!((answer.status.as_u16(), answer.code()), (400, "relay_invalid".to_owned()));
         }
     });
-    assert_eq!(post(seeds[1].clone().into()).status.as_u16(), 200, "the genuine one is taken");
+    assert_eq!(post(seeds[1].clone().into()).status.as_u16(), 200, "the writeback accepts the genuine token");
     let user = browser.clone().visit(&node, async |s| s.get::<User>()).now_or_never().unwrap();
     assert_eq!(user, Some(User("ada".into())));
 }

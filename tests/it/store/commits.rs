@@ -144,7 +144,10 @@ async fn store_outage_is_no_anonymous_user() {
     let cold = start();
     let asked = LayeredSessionLayer::new(cold.sessions.clone()).layer(ask).oneshot(browser.request()).await.unwrap();
     assert_eq!(*asked.body(), MissingSessionKind::Unavailable);
-    assert!(asked.headers().get(header::SET_COOKIE).is_none(), "the cookie is kept for when it is back");
+    assert!(
+        asked.headers().get(header::SET_COOKIE).is_none(),
+        "the browser keeps the cookie until the store answers again"
+    );
     store.heal();
     assert_eq!(browser.visit(&cold, async |s| s.principal()).await, Some(Principal::new("ada")));
 }
@@ -159,7 +162,7 @@ async fn session_missing_in_store_stays_absent() {
     let mut writing = browser.clone();
     writing.visit(&node, count).await;
     assert_eq!(writing.theme(&node).await, Theme::default());
-    assert_ne!(writing.token()[..56], browser.token()[..56], "another id");
+    assert_ne!(writing.token()[..56], browser.token()[..56], "the new session has another id");
 }
 
 // R3.

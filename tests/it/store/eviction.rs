@@ -76,7 +76,7 @@ const HELD: [(&str, Make); 5] = [
         now(session.set(Stock(7)));
         browser
     }),
-    ("signed in, and then a socket's", |_, node| {
+    ("signed in, and then written on a socket", |_, node| {
         let (mut browser, _) = themed(node);
         let session = visit(&mut browser, node, async |session| {
             session.sign_in(User("ada".into())).await.unwrap();
@@ -86,7 +86,7 @@ const HELD: [(&str, Make); 5] = [
         now(session.set(Stock(7)));
         browser
     }),
-    ("renewed, and then a socket's", |_, node| {
+    ("renewed, and then written on a socket", |_, node| {
         let (mut browser, _) = themed(node);
         let session = visit(&mut browser, node, async |session| {
             session.renew().await.unwrap();
@@ -96,7 +96,7 @@ const HELD: [(&str, Make); 5] = [
         now(session.set(Visits(1)));
         browser
     }),
-    ("partly what a cookie brought, and the rest the store's", |nodes, node| {
+    ("values of a cookie and values of the store", |nodes, node| {
         let (mut browser, _) = themed(node);
         visit(&mut browser, node, async |session| session.set(Stock(7)).await.unwrap());
         visit(&mut browser, &nodes.node(1 << 20), async |session| session.set(Visits(1)).await.unwrap());
@@ -134,17 +134,17 @@ fn stored_user_counts_as_saved() {
 
 /// Sessions with a change that the store lacks.
 const UNHELD: [(&str, Make); 4] = [
-    ("a lifetime that no browser was told of", |_, node| {
+    ("a lifetime that no cookie carries", |_, node| {
         let (browser, session) = themed(node);
         now(session.set_lifetime(Lifetime::new(10 * DAY, 30 * DAY).unwrap()));
         browser
     }),
-    ("renewed with one", |_, node| {
+    ("renewed with such a lifetime", |_, node| {
         let (browser, _) = themed(node);
         let session = at_once(under_way(&browser, node)).unwrap();
         now(session.set_lifetime(Lifetime::new(10 * DAY, 30 * DAY).unwrap()));
         now(session.renew());
-        let token = session.relay().expect("the browser knows nothing of it");
+        let token = session.relay().expect("the browser lacks the lifetime");
         let mut browser = Browser::new();
         let answer = at_once(crate::support::bring(&mut browser, node, token.as_str())).unwrap();
         assert_eq!(answer.status, 200);
@@ -159,7 +159,7 @@ const UNHELD: [(&str, Make); 4] = [
         now(session.set(Theme("light".into())));
         browser
     }),
-    ("a write of which nobody knows what became", |nodes, node| {
+    ("a write with an unknown outcome", |nodes, node| {
         let (browser, session) = themed(node);
         nodes.store.fail();
         at_once(session.set(Visits(1))).unwrap().unwrap_err();

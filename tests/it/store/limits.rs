@@ -1,4 +1,5 @@
-//! The limits of a shared store from the guide's chapter `guarantees`: news that a node gets late or never.
+//! The limits of a shared store from the guide's chapter `guarantees`: changes that a node learns of late or
+//! never.
 
 use std::task::{Context, Waker};
 

@@ -1,4 +1,4 @@
-//! A store that only compares versions also finds writes outdated that replace nothing.
+//! A store that finds writes outdated: a write is tried up to 32 times, also a write that reads no value.
 
 use layered_session::{Principal, SharedTier, WriteErrorKind, testing::SpyStore};
 

@@ -1,4 +1,4 @@
-//! Two loads of one request, the first of which is faster.
+//! Two loads of one request: the slower load uses the result of the faster load.
 
 use std::{
     sync::{Arc, Mutex},

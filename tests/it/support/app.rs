@@ -73,7 +73,7 @@ impl App {
     }
 }
 
-/// Random keys: no test key stands in the source.
+/// Random keys: the source contains no test key.
 pub(crate) fn ring() -> KeyRing {
     KeyRing::generate().expect("the system has randomness")
 }

@@ -13,7 +13,7 @@ use layered_session::{
 use super::{node::Node, tokens::set_cookies, values::Theme};
 
 /// A browser with the jar of the testing kit. Cookies in the jar never expire: a server must not trust browsers to drop
-/// them.
+/// expired cookies.
 #[derive(Clone, Debug)]
 pub(crate) struct Browser {
     jar: Jar,

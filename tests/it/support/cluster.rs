@@ -160,7 +160,12 @@ impl Cluster {
             9 => self.request(browser, place, how).await,
             10 => {
                 let user = USERS[usize::from(how) % USERS.len()];
-                self.places[place].node.sessions.end_all_sessions(Principal::new(user)).await.expect("memory keeps it");
+                self.places[place]
+                    .node
+                    .sessions
+                    .end_all_sessions(Principal::new(user))
+                    .await
+                    .expect("memory keeps the end");
                 self.facts.stamps.insert((self.places[place].process, user), self.step);
                 self.pass(Duration::from_millis(1));
             }
@@ -301,7 +306,7 @@ impl Cluster {
         let (Place { node, process }, page) = (&self.places[place], &mut self.browsers[browser]);
         let before = jar(page);
         let (is_new, principal) = page.visit(node, async |session| (session.is_new(), session.principal())).await;
-        assert_eq!(jar(page), before, "a look changes no session");
+        assert_eq!(jar(page), before, "a read changes no session");
         let Some(id) = before else { return assert_eq!((is_new, principal), (true, None)) };
         let user = user_of(principal);
         assert!(user.is_none() || user == self.facts.users[&id], "{user:?} in a session of another user");
@@ -364,7 +369,7 @@ impl Cluster {
         let has_own = from.as_ref() == Some(&token.id);
         let is_late = self.now >= token.made + MINUTE;
         if !matches!(token.kind, Kind::Removal { .. } | Kind::Order(_)) {
-            assert!(!self.facts.has_ended(process, &token.id), "a token of an ended session is taken");
+            assert!(!self.facts.has_ended(process, &token.id), "a node accepts a token of an ended session");
             assert_eq!(to.as_ref(), Some(&token.id), "the token's own session");
         }
         match &token.kind {
@@ -385,17 +390,17 @@ impl Cluster {
         }
         if !has_own || !matches!(token.kind, Kind::Relay | Kind::Birth) {
             let (is_new, user, ..) = seen(&old, &self.places[place].node).await;
-            assert_eq!((is_new, user), (true, None), "the cookie before is of a living session");
+            assert_eq!((is_new, user), (true, None), "the cookie before the order belongs to a living session");
         }
         self.look(browser, place).await;
     }
 
     fn carried_out(&mut self, process: usize, token: &Token, ordered: &Ordered, from: Option<&Id>, to: Option<Id>) {
         let refused = self.facts.refuses(process, token, ordered, self.now);
-        assert_eq!(refused, None, "an order is carried out all the same");
+        assert_eq!(refused, None, "a node carries an order out that every node must refuse");
         assert!(from == Some(&token.id) || !ordered.needs_cookie, "the order of another browser's session");
         let id = to.expect("the begun session");
-        assert_ne!(from, Some(&id), "the begun session is another");
+        assert_ne!(from, Some(&id), "the order begins another session");
         let begun = self.facts.begun.entry(ordered.series).or_insert_with(|| id.clone());
         assert_eq!(*begun, id, "the orders of one handle begin one session");
         self.facts.carried_out.insert((process, ordered.series));

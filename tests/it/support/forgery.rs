@@ -6,7 +6,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 const PREFIXES: [&str; 14] =
     ["R.", "B.", "T.", "c.", ".", "r", "t", "r..", "r.b.", "b.r.", "t.r.", "r.t.", " r.", " t."];
-/// The prefixes of relay, birth and turn tokens. A cookie has none.
+/// The prefixes of relay, birth and turn tokens. A cookie has no prefix.
 pub(crate) const PURPOSES: [&str; 4] = ["r.", "b.", "t.", ""];
 /// The places in a token's bytes where the key's id, the session's id, the nonce and the payload begin.
 const FIELDS: [usize; 4] = [1, 5, 37, 61];
@@ -45,7 +45,7 @@ pub(crate) fn forge(token: &str, genuine: &[String], [how, high, low, with]: [u8
             chars.truncate(at);
             chars.extend(other.chars().skip(at));
         }
-        // Changes the unused bits of the last base64 character, if it has any: a lenient decoder gets the same bytes.
+        // Changes the unused bits of the last base64 character, if there are any: a lenient decoder gets the same bytes.
         12 => chars.last_mut().into_iter().for_each(|last| {
             let number = ALPHABET.iter().position(|char| char::from(*char) == *last).unwrap_or(0);
             *last = char::from(ALPHABET[number ^ usize::from(1 + with % 15)]);

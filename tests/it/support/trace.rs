@@ -15,8 +15,8 @@ pub(crate) struct Trace(Arc<Mutex<Vec<u8>>>);
 impl Trace {
     /// Begins to collect traces. The guard ends the collection.
     pub(crate) fn begin() -> (Self, DefaultGuard) {
-        // A thread without a subscriber that reaches a callsite first disables the callsite for all threads. The global
-        // subscriber prevents that.
+        // If a thread without a subscriber reaches a callsite first, tracing disables the callsite for all threads. The
+        // global subscriber prevents this.
         static EVERYWHERE: Once = Once::new();
         EVERYWHERE.call_once(|| {
             let sink = tracing_subscriber::fmt().with_max_level(Level::TRACE).with_writer(io::sink).finish();

@@ -34,7 +34,7 @@ pub(crate) fn is_ada(principal: Option<Principal>) -> bool {
     principal == Some(Principal::new("ada"))
 }
 
-/// The order of a sign-in of ada, for the page of this handle.
+/// The order of a sign-in of ada, for the page of this socket.
 pub(crate) fn login(live: &Session) -> String {
     live.sign_in(user("ada")).by_page().unwrap().to_string()
 }

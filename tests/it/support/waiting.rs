@@ -48,5 +48,5 @@ pub(crate) async fn settled() {
 
 /// Waits within a limit: a test that would hang fails.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), future).await.expect("it never came")
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("the future is ready within 20 seconds")
 }

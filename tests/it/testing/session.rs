@@ -97,7 +97,7 @@ async fn identify_reads_prepared_request() {
             let bob = session(&sessions).extension("bob").await.unwrap();
             assert_eq!(bob.value::<Division>(), Division(-1));
             let ada = session(&sessions).extension("ada").await.unwrap();
-            assert_eq!(ada.value::<Division>(), Division(3), "the user's own, in another browser");
+            assert_eq!(ada.value::<Division>(), Division(3), "another browser of the user reads the value");
         }
     }
 }

@@ -179,7 +179,7 @@ fn hostile_body_needs_little_memory() {
         let request = page.browser.post_json(body.clone());
         let service = layer.layer(writeback.clone());
         let used = allocation_counter::measure(|| {
-            let answer = service.oneshot(request).now_or_never().expect("it waits for nothing").unwrap();
+            let answer = service.oneshot(request).now_or_never().expect("the writeback waits for nothing").unwrap();
             assert!(answer.status().is_client_error());
         });
         let most = 16 * 16 * KIB as u64;

@@ -108,7 +108,7 @@ async fn refusal_names_remedy() {
         assert!(answer.json()["message"].as_str().unwrap().contains(remedy), "{remedy}: {:?}", answer.body);
         assert!(trace.lines_with(remedy) >= 1, "{remedy}");
     }
-    assert_eq!(trace.lines_with("refused as cross-site"), 5, "two have the same reason");
+    assert_eq!(trace.lines_with("refused as cross-site"), 5, "two requests share a reason");
 }
 
 // R24.
@@ -179,7 +179,7 @@ async fn refusals_follow_documented_order() {
 
     let mut elsewhere = request.clone();
     *elsewhere.uri_mut() = "/elsewhere".parse().unwrap();
-    assert_refused(&send_bare(writeback(), elsewhere).await, 404, "not_found", "everything is wrong");
+    assert_refused(&send_bare(writeback(), elsewhere).await, 404, "not_found", "every part is wrong");
     assert_refused(&send_bare(writeback(), request.clone()).await, 405, "method_not_allowed", "at the right path");
     *request.method_mut() = Method::POST;
     assert_refused(&send_bare(writeback(), request.clone()).await, 403, "cross_site", "posted");
@@ -201,8 +201,13 @@ async fn refusals_follow_documented_order() {
         }
     }
     *request.body_mut() = Full::from(r#"{"level":1}"#);
-    assert_refused(&page.node.writeback(writeback(), request.clone()).await, 409, "session_closed", "all is right");
-    assert_refused(&send_bare(writeback(), request).await, 500, "no_layer", "but the session is unknown");
+    assert_refused(
+        &page.node.writeback(writeback(), request.clone()).await,
+        409,
+        "session_closed",
+        "the request is right, and the session has ended",
+    );
+    assert_refused(&send_bare(writeback(), request).await, 500, "no_layer", "the layer is missing");
 }
 
 #[tokio::test]

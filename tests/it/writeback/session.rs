@@ -45,7 +45,7 @@ async fn relay_token_delivers_socket_writes() {
     assert_eq!(page.read::<Theme>().await, Some(Theme("newest".into())));
 }
 
-// R29. A birth token sets a cookie, so its checks are stricter than the checks of a token that only brings changes.
+// R29. A birth token sets a cookie, so the writeback checks a birth token more strictly than a relay token.
 #[tokio::test]
 async fn relay_token_binds_session_and_time() {
     let mut page = Page::new();
@@ -56,7 +56,7 @@ async fn relay_token_binds_session_and_time() {
     let mut cross_site = page.browser.post_json(relaying(&birth));
     cross_site.headers_mut().insert("sec-fetch-site", "cross-site".parse().unwrap());
     let answer = page.send(cross_site).await;
-    assert_refused(&answer, 403, "cross_site", "a birth");
+    assert_refused(&answer, 403, "cross_site", "a birth token");
     page.clock.advance(Duration::from_secs(60));
     assert_refused(&page.post(relaying(&birth)).await, 409, "relay_expired", "a birth token of a minute ago");
     assert!(page.browser.cookie("session").is_none());
@@ -71,7 +71,7 @@ async fn relay_token_binds_session_and_time() {
     assert_eq!(other.read::<Theme>().await, Some(Theme("other".into())));
 
     page.clock.advance(3 * DAY);
-    assert_refused(&page.post(relaying(&relay)).await, 409, "relay_expired", "as old as a cookie can get");
+    assert_refused(&page.post(relaying(&relay)).await, 409, "relay_expired", "the token is older than any cookie");
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn invalid_token_is_reported_first() {
     }
     page.clock.advance(3 * DAY);
     let expired = send_bare(writeback(), page.browser.post_json(genuine)).await;
-    assert_refused(&expired, 409, "relay_expired", "no layer is worse than that");
+    assert_refused(&expired, 409, "relay_expired", "the expiry is reported before the missing layer");
 }
 
 #[tokio::test]
@@ -116,13 +116,13 @@ async fn empty_post_updates_cookie() {
     let socket = page.socket().await;
     let current = page.post("{}").await;
     assert_eq!((current.status.as_u16(), current.json()), (200, json!({ "stored": [] })));
-    assert!(current.set_cookies().is_empty(), "nothing was behind");
+    assert!(current.set_cookies().is_empty(), "the browser was not behind");
     socket.set(Theme("dark".into())).await.unwrap();
     assert_eq!(page.post("{}").await.set_cookies().len(), 1);
     page.node = Page::start(&page.ring, &page.clock);
     assert_eq!(page.read::<Theme>().await, Some(Theme("dark".into())));
     let nobody = Page::new().post("{}").await;
-    assert!(nobody.set_cookies().is_empty(), "no session comes of nothing");
+    assert!(nobody.set_cookies().is_empty(), "an empty post begins no session");
 }
 
 #[tokio::test]
@@ -135,10 +135,10 @@ async fn writeback_needs_own_layer() {
     assert_refused(&other, 500, "no_layer", "the layer of other sessions");
     let both = LayeredSessionLayer::new(Page::new().node.sessions).layer(allowing(&page.node.sessions));
     let nested = LayeredSessionLayer::new(page.node.sessions.clone()).layer(both).oneshot(request()).await.unwrap();
-    assert_eq!(nested.status(), StatusCode::OK, "its own lies further out");
+    assert_eq!(nested.status(), StatusCode::OK, "the writeback's own layer is the outer layer");
     let mut browser = page.browser.clone();
     browser.take(nested.headers());
-    assert_eq!(browser.theme(&page.node).await, dark(), "the one further in has taken it");
+    assert_eq!(browser.theme(&page.node).await, dark(), "the outer layer's session has the write");
 }
 
 #[tokio::test]
@@ -210,5 +210,5 @@ async fn contended_write_is_reported() {
     let node = App::new().start_with(|sessions| sessions.tier(SharedTier::new(store)));
     let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
     let answer = node.writeback(writeback, Browser::new().post_json(r#"{"theme":"dark"}"#)).await;
-    assert_refused(&answer, 409, "contended", "somebody was faster");
+    assert_refused(&answer, 409, "contended", "other writers were faster");
 }

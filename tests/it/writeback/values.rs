@@ -47,7 +47,7 @@ async fn stored_value_uses_type_encoding() {
     let answer = node.writeback(writeback, browser.post_json(r#"{"draft":[{"text":"a","planted":"b"}]}"#)).await;
     browser.take(&answer.headers);
     let other = Node::new(builder(&ring, &clock).value::<Raw>().build().unwrap());
-    let stored = browser.visit(&other, async |s| s.get::<Raw>()).await.expect("it was stored").0;
+    let stored = browser.visit(&other, async |s| s.get::<Raw>()).await.expect("the post stored the value").0;
     assert_eq!(stored, json!([{ "text": "a", "alignment": "", "indentation": 0 }]));
 }
 
@@ -120,7 +120,7 @@ async fn unknown_names_can_be_ignored() {
     let told = json!({ "stored": ["theme"], "ignored": ["newer", "visits", "user"] });
     assert_eq!((answer.status.as_u16(), answer.json()), (200, told));
     let invalid = page.node.writeback(writeback(), page.browser.post_json(r#"{"newer":1,"level":"x"}"#)).await;
-    assert_refused(&invalid, 422, "invalid_value", "leniency ends with the names");
+    assert_refused(&invalid, 422, "invalid_value", "`ignore_unknown` passes over names, not over values");
     page.browser.take(&answer.headers);
     let read = (page.read::<Theme>().await, page.read::<Visits>().await, page.read::<User>().await);
     assert_eq!(read, (Some(Theme("dark".into())), None, None));
@@ -179,7 +179,7 @@ async fn server_values_are_bounded() {
     let mut page = Page::new();
     let text = |len: usize| json!({ "draft": [{ "text": "x".repeat(len) }] }).to_string();
     assert_eq!(page.post(text(15 * KIB)).await.status, StatusCode::OK);
-    let kept = page.read::<Draft>().await.expect("it is in memory");
+    let kept = page.read::<Draft>().await.expect("the draft is in memory");
     assert_eq!(kept.0[0].text.len(), 15 * KIB);
     assert_refused(&page.post(text(16 * KIB)).await, 413, "too_large", "sent");
     // Each element has three bytes in the post, and twelve times as many with its defaults.
@@ -228,7 +228,7 @@ async fn unknown_names_use_no_memory() {
         let lenient = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap().ignore_unknown();
         let answer = node.writeback(lenient, browser.post_json(object(start..start + 50))).await;
         assert_eq!(answer.json()["stored"], serde_json::json!([]));
-        assert_eq!(answer.json()["ignored"].as_array().unwrap().len(), 16, "an echo has its bounds");
+        assert_eq!(answer.json()["ignored"].as_array().unwrap().len(), 16, "the answer lists at most 16 names");
     }
     let after = node.sessions.stats();
     assert_eq!((after.records, after.bytes), (before.records, before.bytes));

@@ -94,7 +94,7 @@ async fn accepted_values_fit_cookie() {
         let node = chain();
         let mut browser = Browser::new();
         let brim = async |session: Session| {
-            // As long as the room reserved for the user.
+            // The entry of the user is as long as the reserved room.
             session.sign_in(User("u".repeat(238))).await.unwrap();
             session.set(Visits(u64::MAX)).await.unwrap();
             session.set(Division(5)).await.unwrap();
@@ -126,7 +126,7 @@ async fn oversized_write_never_reaches_store() {
         let too_large = async |session: Session| {
             let error = session.batch().set(Visits(1)).set(Theme("x".repeat(4000))).commit().await.unwrap_err();
             assert_eq!((error.kind(), error.status().as_u16()), (WriteErrorKind::TooLarge, 422));
-            assert_eq!(error.names(), ["theme", "visits"], "the largest first");
+            assert_eq!(error.names(), ["theme", "visits"], "the largest value comes first");
             assert!(error.to_string().contains("theme"), "{error}");
         };
         assert!(browser.told(&app.node, too_large).await.is_empty());

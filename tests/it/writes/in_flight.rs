@@ -29,7 +29,7 @@ fn gated(operation: Operation) -> (SpyStore, App) {
 
 // G10: with all updates at the store together, the store would refuse all but one each time, and some would give up.
 #[tokio::test]
-async fn queued_updates_reach_store_once() {
+async fn each_queued_update_reaches_store_once() {
     const UPDATES: usize = 40;
     let (gate, app) = gated(Operation::Update);
     let mut browser = app.dark().await;
@@ -90,7 +90,7 @@ async fn sign_in_keeps_concurrent_write() {
     assert_eq!(session.principal(), Some(Principal::new("ada")));
 }
 
-// The store holds every write that returned `Ok`, whatever turn the session takes meanwhile.
+// The store holds every write that returned `Ok`, also if a renewal happens meanwhile.
 #[tokio::test]
 async fn renewal_keeps_concurrent_write() {
     for held in [Operation::Create, Operation::End, Operation::Update] {
@@ -164,10 +164,10 @@ async fn dropped_renewal_rereads_old_id() {
     let mut browser = first_write(&node, Theme("dark".into())).await;
     let session = under_way(&browser, &node).await;
     gate.hold_answers(Operation::End);
-    assert!(at_once(session.renew()).is_none(), "the store has retired the old id");
+    assert!(at_once(session.renew()).is_none(), "the store has ended the old id");
     assert_eq!(node.sessions.stats().records, 1);
     assert_eq!(browser.visit(&node, async |s| s.value::<Theme>()).await, Theme::default());
-    assert!(session.set(Visits(1)).await.is_err(), "the open handle learns of it too");
+    assert!(session.set(Visits(1)).await.is_err(), "the open handle learns of the end too");
 }
 
 #[tokio::test]
@@ -216,7 +216,10 @@ async fn dropped_write_is_reread_after_success() {
         let mut ends = pin!(session.set(Visits(2)));
         let mut cx = Context::from_waker(Waker::noop());
         assert!(ends.as_mut().poll(&mut cx).is_pending());
-        assert!(at_once(session.set(Theme("dark".into()))).is_none(), "taken by the store, and dropped");
+        assert!(
+            at_once(session.set(Theme("dark".into()))).is_none(),
+            "the store takes the write, and the caller drops the write"
+        );
         gate.release();
         ends.await.unwrap();
     }

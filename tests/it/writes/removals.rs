@@ -1,11 +1,11 @@
-//! Removals of a user's values: remembered for as long as any cookie could bring the value back.
+//! Removals of user values: memory keeps a removal for as long as a cookie could bring the removed value back.
 
 use layered_session::{Lifetime, Principal, Session};
 use proptest::prelude::*;
 
 use crate::support::{App, Browser, DAY, Division, HOUR, Node, User, at_once, get, set, signed_in, visitor};
 
-/// A user whose browser keeps her signed in for a year, with a value of hers.
+/// Returns ada's browser, signed in for a year, with a user value.
 async fn remembered(node: &Node) -> Browser {
     let mut browser = signed_in(node, "ada").await;
     let year = Lifetime::new(365 * DAY, 365 * DAY).unwrap();
@@ -72,12 +72,12 @@ async fn record_expires_after_removals() {
     };
     assert_eq!(records().await, 2, "the session and the user");
     app.pass(365 * DAY + HOUR / 2);
-    assert_eq!(records().await, 1, "within the skew of clocks");
+    assert_eq!(records().await, 1, "the allowed clock skew keeps the user's record");
     app.pass(3 * DAY);
     assert_eq!(records().await, 0);
 }
 
-// Values unused for the idle time of the user's record are gone, although a removal keeps the record.
+// A removal keeps the user's record past the idle lifetime. The values of the record expire at the idle lifetime.
 #[tokio::test]
 async fn removal_revives_no_expired_value() {
     let app = App::new();
@@ -89,7 +89,7 @@ async fn removal_revives_no_expired_value() {
     visitor(&node).await;
     assert_eq!(ada(&node).await.get::<Division>(), None);
     node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
-    assert_eq!(ada(&node).await.get::<Division>(), None, "an end of all sessions is no use of them");
+    assert_eq!(ada(&node).await.get::<Division>(), None, "an end of all sessions is no use of the values");
 }
 
 #[tokio::test]
@@ -126,8 +126,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-// Cookies that were away for long bring copies of old values. After a removal no copy counts. After a value has idled
-// out, an older copy may count.
+// A browser that stayed away brings old copies of the value. After a removal no older copy answers. After the idle
+// lifetime of the record an older copy may answer.
 #[test]
 fn removed_value_never_returns() {
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };

@@ -43,7 +43,7 @@ impl Busy {
         (browser, session)
     }
 
-    /// Repeats an action on a thread of its own until the counting ends.
+    /// Repeats an action in a task of its own until the counting ends.
     fn meanwhile<F: Future<Output = ()> + Send>(
         &self,
         mut work: impl FnMut(Self) -> F + Send + 'static,
@@ -57,7 +57,8 @@ impl Busy {
         })
     }
 
-    /// Makes memory and time scarce: visitors who come and leave or sign out, expiry, sweeps.
+    /// Makes memory and time scarce: visitors come and leave or sign out, sessions expire, and
+    /// sweeps run.
     fn bustle(&self) -> Vec<tokio::task::JoinHandle<()>> {
         // These sessions last a minute, and an hour passes meanwhile.
         let short = Lifetime::new(Duration::from_secs(60), HOUR).unwrap();

@@ -208,7 +208,7 @@ fn inner_layer_identifies_its_user() {
     });
 }
 
-// The service between the layers alone touches the session.
+// Only the service between the layers uses the session.
 #[test]
 fn cookie_is_sealed_for_inner_user() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -222,7 +222,7 @@ fn cookie_is_sealed_for_inner_user() {
             let cold = builder(&ring, memory).value::<Division>().build().unwrap();
             let Visited { headers, kept, .. } = visit(&mut browser, &cold, users, between, preloads, handler).await;
             if let (Between::LoadsLate, false, Some(kept)) = (between, preloads, kept) {
-                assert_eq!(kept.principal(), user(users.1), "no handle was given before: {case}");
+                assert_eq!(kept.principal(), user(users.1), "no earlier handle exists: {case}");
             }
             assert!(set_cookies(&headers).len() <= 1, "{case}");
             assert!(between != Between::Writes || set_cookies(&headers).len() == 1, "{case}");

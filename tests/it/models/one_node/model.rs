@@ -48,7 +48,7 @@ pub(super) struct Handle {
     pub(super) bind: Bind,
     /// The session in the request's cookie.
     pub(super) brought: Option<usize>,
-    /// Whether the handle has ended its session itself, and so may begin another session.
+    /// Whether the handle itself has ended the handle's session, and so may begin another session.
     ended: bool,
     /// Whether the handle has ended an already ended session, and so may begin another session.
     anew: bool,
@@ -401,7 +401,7 @@ impl Node {
 
     fn record(&self, bind: &Bind) -> Option<&Record> {
         let Bind::Live(id) = bind else { return None };
-        Some(self.records.get(id).expect("what a handle holds is there"))
+        Some(self.records.get(id).expect("memory has the record of a handle"))
     }
 
     pub(super) fn lives(&self, bind: &Bind, now: u64) -> bool {
@@ -520,8 +520,10 @@ impl Node {
         }
         let Bind::Live(id) = *bind else { return Ok(None) };
         let (authority, wall) = (&mut self.newest, now - self.lead);
-        let record = self.records.get_mut(&id).expect("it lives");
-        let State::Live { values, newest, life, earlier, .. } = &mut record.state else { unreachable!("it lives") };
+        let record = self.records.get_mut(&id).expect("the session lives");
+        let State::Live { values, newest, life, earlier, .. } = &mut record.state else {
+            unreachable!("the session lives")
+        };
         let mut came = None;
         let version;
         match op {

@@ -162,7 +162,7 @@ pub(super) struct Handle {
     pub(super) bind: Bind,
     /// The session in the request's cookie.
     pub(super) came: Option<usize>,
-    /// The session that the handle has ended itself. The handle may then begin another session.
+    /// The session that the handle itself has ended. The handle may then begin another session.
     pub(super) ended: Option<usize>,
     /// Whether the handle has ended a session that had ended elsewhere, and so may begin another session.
     pub(super) anew: bool,
@@ -218,7 +218,7 @@ impl Node {
         self.sessions.entry(id).or_insert_with(|| Session::of(token));
         self.end_predecessor(token, time);
         self.merge(token, self.first_hit);
-        self.sessions.get_mut(&id).expect("it was or has come").confirmed = true;
+        self.sessions.get_mut(&id).expect("the node knows the session").confirmed = true;
         match self.ended(id, time) {
             None => Handle { bind: Bind::Live(id), ..nobody },
             Some((reason, at)) if time.now < at + FENCE => Handle { bind: Bind::Fenced(reason), ..nobody },
@@ -254,7 +254,7 @@ impl Node {
 
     /// Merges a token's values into the living session.
     pub(super) fn merge(&mut self, &Token { id, user, signed, own, users, .. }: &Token, first_hit: bool) {
-        let session = self.sessions.get_mut(&id).expect("it was or has come");
+        let session = self.sessions.get_mut(&id).expect("the node knows the session");
         if session.ended.is_some() {
             return;
         }
@@ -290,7 +290,7 @@ impl Node {
 
     /// The end of a session. A read notices the end of all of the user's sessions.
     pub(super) fn ended(&mut self, id: usize, time: &Time) -> Option<(CloseReason, u64)> {
-        let session = self.sessions.get_mut(&id).expect("whoever asks has it");
+        let session = self.sessions.get_mut(&id).expect("the node knows the session");
         if session.user.is_some_and(|user| session.minted <= self.users[user].ended) {
             session.ended.get_or_insert((CloseReason::Revoked, time.now));
         }
@@ -315,7 +315,7 @@ impl Node {
     }
 
     fn place(&mut self, id: usize, of: Of) -> &mut Place {
-        let session = self.sessions.get_mut(&id).expect("it lives");
+        let session = self.sessions.get_mut(&id).expect("the session lives");
         match (of, session.user) {
             (Of::Session, _) => &mut session.own,
             (Of::User, None) => &mut session.anonymous,
@@ -391,7 +391,7 @@ impl Node {
                     self.retire(&handle.bind, CloseReason::Renewed, time);
                     let before = Predecessor { id, shares_end: user.is_some() };
                     handle.bind = self.make(user.map(|user| (user, signed)), own, anonymous, Some(before), time);
-                    let renewed = self.sessions.get_mut(&id).expect("it has just ended");
+                    let renewed = self.sessions.get_mut(&id).expect("the session has just ended");
                     renewed.successor = user.map(|_| time.made);
                 }
                 None if closed.is_some() => {
@@ -467,7 +467,7 @@ impl Node {
 
     pub(super) fn retire(&mut self, bind: &Bind, reason: CloseReason, time: &Time) {
         if let Bind::Live(id) = bind {
-            let session = self.sessions.get_mut(id).expect("it lives");
+            let session = self.sessions.get_mut(id).expect("the session lives");
             session.ended.get_or_insert((reason, time.now));
         }
     }

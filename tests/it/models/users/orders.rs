@@ -170,7 +170,7 @@ impl Node {
         };
         if let Some(id) = bound {
             self.retire(&Bind::Live(id), CloseReason::Renewed, time);
-            self.sessions.get_mut(&id).expect("it lived").successor = shares_end.then_some(order.begun);
+            self.sessions.get_mut(&id).expect("the session lived").successor = shares_end.then_some(order.begun);
         }
         let session = Session {
             user: if renews { order.signed } else { order.user },
