@@ -180,12 +180,6 @@ impl SessionLookup {
 }
 
 impl Memory {
-    /// Returns the record of a key, also after its end. Counts neither a hit nor a miss.
-    #[cfg(test)]
-    fn peek(&self, key: &RecordKey) -> Option<Arc<Record>> {
-        self.records.get(key)
-    }
-
     /// Looks up a session without counting a hit or a miss.
     pub(crate) fn session(&self, key: &RecordKey, now: Millis) -> SessionLookup {
         match self.records.get(key) {

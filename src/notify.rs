@@ -169,16 +169,17 @@ impl Subscribers {
             woken.drain(..).for_each(Waker::wake);
         }
     }
-
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.0.lock().len()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Subscribers {
+        pub(crate) fn len(&self) -> usize {
+            self.0.lock().len()
+        }
+    }
     use crate::sync::atomic::AtomicUsize;
 
     #[test]

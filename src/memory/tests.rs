@@ -112,7 +112,7 @@ impl Tier {
 
     /// Returns whether the map has this record under the record's key.
     pub(super) fn is_in_map(&self, record: &Arc<Record>) -> bool {
-        self.memory.peek(record.key()).is_some_and(|other| Arc::ptr_eq(&other, record))
+        self.memory.records.get(record.key()).is_some_and(|other| Arc::ptr_eq(&other, record))
     }
 
     /// Asserts the invariants of a tier that no thread uses: the index has each record once, the byte count is the sum
@@ -307,7 +307,7 @@ fn ended_id_makes_no_record() {
         assert!(create(0).is_none() && tier.try_hold(0, now).is_err());
         tier.memory.sweep(now, 64);
     }
-    assert!(tier.memory.peek(&key(1, 0)).is_none());
+    assert!(tier.memory.records.get(&key(1, 0)).is_none());
     tier.assert_consistent();
 }
 

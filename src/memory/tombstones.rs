@@ -313,17 +313,6 @@ impl Tombstones {
         dropped
     }
 
-    #[cfg(test)]
-    pub(super) fn assert_consistent(&self) {
-        for (at, count) in self.counts.iter().enumerate() {
-            let there: usize = self.shards.iter().map(|shard| shard.tables.read()[at].len()).sum();
-            assert_eq!(there, count.load(Ordering::Relaxed));
-        }
-        let recent = self.recent.lock();
-        assert_eq!(recent.ends.len(), recent.queue.len());
-        assert_eq!(recent.queue.len(), self.recent_count.load(Ordering::Relaxed));
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }

@@ -3,6 +3,18 @@
 use super::*;
 use crate::record::life::{FENCE, Successor};
 
+impl Tombstones {
+    pub(in crate::memory) fn assert_consistent(&self) {
+        for (at, count) in self.counts.iter().enumerate() {
+            let there: usize = self.shards.iter().map(|shard| shard.tables.read()[at].len()).sum();
+            assert_eq!(there, count.load(Ordering::Relaxed));
+        }
+        let recent = self.recent.lock();
+        assert_eq!(recent.ends.len(), recent.queue.len());
+        assert_eq!(recent.queue.len(), self.recent_count.load(Ordering::Relaxed));
+    }
+}
+
 const NOW: Millis = Millis(1_000_000 * MINUTE);
 
 /// A cap of 64 tombstones.
