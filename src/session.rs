@@ -16,7 +16,7 @@ use crate::{
         state::Kind,
     },
     tier::outside::note_missing_layer,
-    value::{self, Json, SessionValue, ValueIndex},
+    value::{self, SessionValue, ValueIndex},
 };
 
 pub(crate) mod batch;
@@ -170,7 +170,7 @@ impl Session {
     pub fn explain<V: SessionValue>(&self) -> Explanation {
         self.shared().flags.touched.set();
         let index = read::declared_index::<V>(self.shared());
-        index.map_or_else(Explanation::of_nothing, |index| explain::explain(self.shared(), index, Access::Touch))
+        index.map(|index| explain::explain(self.shared(), index, Access::Touch)).unwrap_or_default()
     }
 
     /// Returns whether the chain declares `V`.
@@ -373,12 +373,6 @@ impl Session {
         let index = self.writable::<V>()?;
         let json = value::encode(value).map_err(|flaw| flaw.into_write_error(V::NAME))?;
         Ok(Mutation::set(index, V::NAME, json))
-    }
-
-    pub(crate) async fn commit_json(&self, values: Vec<(ValueIndex, Json)>) -> Result<(), WriteError> {
-        let schema = &self.shared().node.config.schema;
-        let change = |(index, json)| Mutation::set(index, schema.get(index).name, json);
-        commit::commit_of_owners(self.shared(), values.into_iter().map(change)).await
     }
 }
 

@@ -3,15 +3,11 @@
 use std::{
     convert::Infallible,
     fmt,
-    future::Future,
-    pin::Pin,
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header, request::Parts};
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use http_body_util::BodyExt;
 use tower_service::Service;
 
 use super::events::Reports;
@@ -21,7 +17,8 @@ use crate::{
     writeback::{
         accept::only_own_pages,
         asset::Asset,
-        reply::{Refusal, gone, streaming},
+        reply::{Refusal, WritebackBody, gone, streaming},
+        service::answer::WritebackFuture,
         stream::{EventStream, HEARTBEAT_INTERVAL},
     },
 };
@@ -137,7 +134,7 @@ impl SessionInspector {
         if shared.close_reason(shared.node.now()).is_some() {
             return Ok(gone());
         }
-        Ok(streaming(InspectorBody(EventStream::new(Reports::new(session), HEARTBEAT_INTERVAL).boxed())))
+        Ok(streaming(WritebackBody(EventStream::new(Reports::new(session), HEARTBEAT_INTERVAL).boxed())))
     }
 }
 
@@ -157,7 +154,7 @@ impl<B> Service<Request<B>> for SessionInspector {
 
     fn call(&mut self, request: Request<B>) -> InspectorFuture {
         let (head, _) = request.into_parts();
-        InspectorFuture(Box::pin(self.clone().answer(head)))
+        WritebackFuture(Box::pin(self.clone().answer(head)))
     }
 }
 
@@ -166,49 +163,10 @@ impl<B> Service<Request<B>> for SessionInspector {
 /// # Cancel safety
 ///
 /// A dropped future has changed nothing: the inspector writes nothing.
-#[must_use = "futures do nothing unless polled"]
-pub struct InspectorFuture(Pin<Box<dyn Future<Output = Response<InspectorBody>> + Send>>);
-
-impl Future for InspectorFuture {
-    type Output = Result<Response<InspectorBody>, Infallible>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx).map(Ok)
-    }
-}
+pub type InspectorFuture = WritebackFuture;
 
 /// The body of an answer of the inspector: whole, or a stream of events that goes on until the session is over.
-#[derive(Debug)]
-pub struct InspectorBody(BoxBody<Bytes, Infallible>);
-
-impl From<Bytes> for InspectorBody {
-    fn from(whole: Bytes) -> Self {
-        Self(Full::new(whole).boxed())
-    }
-}
-
-impl Body for InspectorBody {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Pin::new(&mut self.get_mut().0).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
-    }
-}
-
-impl fmt::Debug for InspectorFuture {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InspectorFuture").finish_non_exhaustive()
-    }
-}
+pub type InspectorBody = WritebackBody;
 
 impl fmt::Debug for SessionInspector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

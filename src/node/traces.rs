@@ -12,6 +12,7 @@ use crate::{
 pub(crate) struct Traces {
     invalid_defaults: PerValue,
     skipped_copies: PerValue,
+    inexact_numbers: PerValue,
     cut_cookies: Throttle,
     unresolved: Throttle,
     undeclared: Throttle,
@@ -21,7 +22,8 @@ pub(crate) struct Traces {
 impl Traces {
     /// Creates the throttles for a number of declared values.
     pub(crate) fn new(values: usize) -> Self {
-        Self { invalid_defaults: PerValue::new(values), skipped_copies: PerValue::new(values), ..Self::default() }
+        let each = || PerValue::new(values);
+        Self { invalid_defaults: each(), skipped_copies: each(), inexact_numbers: each(), ..Self::default() }
     }
 
     /// Traces a value of a function of `DefaultTier::with` that does not validate or encode.
@@ -45,6 +47,18 @@ impl Traces {
         if let Some(left_out) = self.skipped_copies.due(index, now) {
             tracing::warn!(name, tier, flaw = %flaw.summary(), left_out, "skipped a copy that is not a valid value");
             trace_cause(name, flaw);
+        }
+    }
+
+    /// Traces a value that is not sent to pages. A page may have posted the value.
+    pub(crate) fn inexact_number(&self, (index, name): (ValueIndex, &'static str), now: Millis) {
+        if let Some(left_out) = self.inexact_numbers.due(index, now) {
+            tracing::error!(
+                name,
+                left_out,
+                "a value was not sent to a page, since JavaScript would round an integer beyond 2^53 - 1 in the value: \
+                 encode such integers as strings"
+            );
         }
     }
 

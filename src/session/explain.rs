@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The answers of each tier for one value. See [`Session::explain`](super::Session::explain).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Explanation {
     answers: Vec<(&'static str, TierAnswer)>,
     winner: Option<&'static str>,
@@ -37,10 +37,6 @@ pub enum TierAnswer {
 
 impl Explanation {
     /// Returns the explanation of a value that the chain does not know.
-    pub(super) const fn of_nothing() -> Self {
-        Self { answers: Vec::new(), winner: None }
-    }
-
     /// Returns each tier's name and answer, in the order of the chain.
     pub fn answers(&self) -> impl Iterator<Item = (&'static str, TierAnswer)> + '_ {
         self.answers.iter().copied()

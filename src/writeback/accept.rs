@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use super::{body::MAX_BODY, numbers::integers_survive, reply::Refusal};
 use crate::{
     cross_site::RequestKind,
+    record::change::Mutation,
     session::{Session, read},
     sessions::Sessions,
     value::{Json, Schema, ValueError, ValueIndex, ValueSpec},
@@ -70,8 +71,7 @@ pub(super) enum UnknownNames {
 
 /// The values of one POST. All of them are stored, or none.
 pub(super) struct AcceptedValues {
-    pub(super) values: Vec<(ValueIndex, Json)>,
-    pub(super) names: Vec<String>,
+    pub(super) changes: Vec<Mutation>,
     /// The first names that are not allowed, each cut to [`ECHOED_CHARS`].
     pub(super) ignored: Vec<String>,
 }
@@ -85,7 +85,7 @@ impl AcceptedValues {
         allowed: &[ValueIndex],
         unknown: UnknownNames,
     ) -> Result<Self, Refusal> {
-        let mut accepted = Self { values: Vec::new(), names: Vec::new(), ignored: Vec::new() };
+        let mut accepted = Self { changes: Vec::new(), ignored: Vec::new() };
         let mut invalid = None;
         for (name, raw) in values {
             let Some(index) = schema.index_by_name(name).filter(|index| allowed.contains(index)) else {
@@ -96,10 +96,7 @@ impl AcceptedValues {
             };
             let declared = schema.get(index);
             match encode(declared, raw.get()) {
-                Ok(json) => {
-                    accepted.values.push((index, json));
-                    accepted.names.push(declared.name.to_owned());
-                }
+                Ok(json) => accepted.changes.push(Mutation::set(index, declared.name, json)),
                 Err(refusal) if refusal.status() == StatusCode::BAD_REQUEST => return Err(refusal),
                 Err(refusal) => invalid = invalid.or(Some(refusal)),
             }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use sha2::{Digest, Sha256};
 
-use super::reply::Refusal;
+use super::reply::{Refusal, WritebackBody};
 
 pub(crate) struct Asset {
     source: &'static str,
@@ -34,7 +34,7 @@ impl Asset {
     }
 
     /// Answers a `GET` or `HEAD`. The file holds no data of a visitor, so the cross-site rule is not checked.
-    pub(crate) fn answer<B: From<Bytes>>(&self, method: &Method, headers: &HeaderMap) -> Result<Response<B>, Refusal> {
+    pub(crate) fn answer(&self, method: &Method, headers: &HeaderMap) -> Result<Response<WritebackBody>, Refusal> {
         if method != Method::GET && method != Method::HEAD {
             return Err(Refusal::method(&[Method::GET, Method::HEAD]));
         }
@@ -46,7 +46,7 @@ impl Asset {
         });
         let unsaid = known || method == Method::HEAD;
         let body = if unsaid { Bytes::new() } else { text.clone() };
-        let mut response = Response::new(B::from(body));
+        let mut response = Response::new(WritebackBody::from(body));
         let headers = response.headers_mut();
         if !known {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));

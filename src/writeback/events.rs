@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    numbers::{InexactNumbers, is_exact_in_pages},
+    numbers::is_exact_in_pages,
     stream::{EventSource, EventText, event},
 };
 use crate::{
@@ -33,7 +33,6 @@ pub(super) struct Events {
     wait: Wait,
     /// The values that the page may read.
     shown: Box<[ValueIndex]>,
-    withheld: InexactNumbers,
     /// The last sent copy of each value. The bytes are compared too, since two nodes may have written at the same
     /// version.
     seen: Vec<(ValueRevision, Option<Json>)>,
@@ -47,25 +46,15 @@ pub(super) struct Events {
 }
 
 impl Events {
-    pub(super) fn new(session: Session, shown: &[ValueIndex], withheld: InexactNumbers, heartbeat: Duration) -> Self {
+    pub(super) fn new(session: Session, shown: &[ValueIndex], heartbeat: Duration) -> Self {
         let given = cookie_out::cookie_contents(session.shared());
         let (shown, seen) = (shown.into(), vec![(None, None); shown.len()]);
-        Self {
-            wait: Wait::new(session),
-            shown,
-            withheld,
-            seen,
-            opening: true,
-            given,
-            relay: None,
-            due: None,
-            heartbeat,
-        }
+        Self { wait: Wait::new(session), shown, seen, opening: true, given, relay: None, due: None, heartbeat }
     }
 
     /// Returns the changes since the last poll, as events.
     fn poll_changes(&mut self, cx: &mut Context<'_>) -> Poll<EventText> {
-        let Self { wait, shown, withheld, seen, opening, given, relay, heartbeat, .. } = self;
+        let Self { wait, shown, seen, opening, given, relay, heartbeat, .. } = self;
         let over = |reason: CloseReason| Next::Item(EventText::Last(event("closed", &format_args!("\"{reason}\""))));
         wait.poll(cx, |session, ended| {
             if let Some(reason) = ended.or_else(|| close_reason(session)) {
@@ -96,7 +85,7 @@ impl Events {
                     Some((json, _)) if is_exact_in_pages(&json) => set.push((declared.name, json)),
                     // The page may have an older value, which must not stay.
                     Some(_) => {
-                        withheld.trace(*index, declared.name, now);
+                        shared.node.traces.inexact_number((*index, declared.name), now);
                         removed.push(declared.name);
                     }
                     None => removed.push(declared.name),

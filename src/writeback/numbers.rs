@@ -1,10 +1,7 @@
 //! The numbers that a page can't hold. JavaScript's numbers are doubles: a page would round the id 9007199254740993,
 //! and send the id of another user back.
 
-use std::sync::Arc;
-
 use super::body::outside_strings;
-use crate::{throttle::PerValue, time::Millis, value::ValueIndex};
 
 /// Returns the number literals of a JSON text that a reader with only doubles would change: integers beyond ±(2^53−1),
 /// and numbers that no double holds (`1e999`).
@@ -39,28 +36,6 @@ pub(crate) fn integers_survive(raw: &str, encoded: &[u8]) -> bool {
 /// Whether a page reads each number of a value exactly as the server holds it.
 pub(crate) fn is_exact_in_pages(json: &[u8]) -> bool {
     str::from_utf8(json).is_ok_and(|json| unsafe_numbers(json).next().is_none())
-}
-
-/// Traces the values that are not sent to pages, each at most once a minute: a page may have posted the value.
-#[derive(Clone, Debug)]
-pub(super) struct InexactNumbers(Arc<PerValue>);
-
-impl InexactNumbers {
-    /// Makes room for the declared values, by their number.
-    pub(super) fn new(values: usize) -> Self {
-        Self(Arc::new(PerValue::new(values)))
-    }
-
-    pub(super) fn trace(&self, number: ValueIndex, name: &'static str, now: Millis) {
-        if let Some(left_out) = self.0.due(number, now) {
-            tracing::error!(
-                name,
-                left_out,
-                "a value was not sent to a page, since JavaScript would round an integer beyond 2^53 - 1 in the value: \
-                 encode such integers as strings"
-            );
-        }
-    }
 }
 
 #[cfg(test)]

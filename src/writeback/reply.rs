@@ -19,7 +19,7 @@ use crate::{
 
 /// The body of an answer of the writeback: whole, or a stream of events that goes on until the session is over.
 #[derive(Debug)]
-pub struct WritebackBody(pub(super) BoxBody<Bytes, Infallible>);
+pub struct WritebackBody(pub(crate) BoxBody<Bytes, Infallible>);
 
 /// An empty body. Layers such as tower-http's `CorsLayer` answer with an empty body.
 impl Default for WritebackBody {
@@ -102,7 +102,7 @@ impl Refusal {
         self.status
     }
 
-    pub(crate) fn into_response<B: From<Bytes>>(self) -> Response<B> {
+    pub(crate) fn into_response(self) -> Response<WritebackBody> {
         let mut response = json(self.status, &self);
         response.headers_mut().extend(self.allow.map(|allow| (header::ALLOW, allow)));
         response
@@ -110,12 +110,12 @@ impl Refusal {
 }
 
 /// Answers with the stored names, and with the ignored names where the writeback ignores unknown names.
-pub(super) fn stored(names: &[String], ignored: Option<&[String]>) -> Response<WritebackBody> {
+pub(super) fn stored(names: &[&str], ignored: Option<&[String]>) -> Response<WritebackBody> {
     #[derive(Serialize)]
     struct Stored<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         ignored: Option<&'a [String]>,
-        stored: &'a [String],
+        stored: &'a [&'a str],
     }
     json(StatusCode::OK, &Stored { stored: names, ignored })
 }
@@ -132,7 +132,7 @@ static PRIVATE: [(&HeaderName, &str); 3] = [
     (&header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
 ];
 
-fn private<B>(status: StatusCode, content_type: Option<&'static str>, body: B) -> Response<B> {
+fn private(status: StatusCode, content_type: Option<&'static str>, body: WritebackBody) -> Response<WritebackBody> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let content_type = content_type.map(|content_type| (&header::CONTENT_TYPE, content_type));
@@ -143,12 +143,12 @@ fn private<B>(status: StatusCode, content_type: Option<&'static str>, body: B) -
 }
 
 /// The answer of an events endpoint whose session has ended: 204, without a stream.
-pub(crate) fn gone<B: From<Bytes>>() -> Response<B> {
-    private(StatusCode::NO_CONTENT, None, Bytes::new().into())
+pub(crate) fn gone() -> Response<WritebackBody> {
+    private(StatusCode::NO_CONTENT, None, WritebackBody::default())
 }
 
 /// The answer with a stream of events as its body.
-pub(crate) fn streaming<B>(body: B) -> Response<B> {
+pub(crate) fn streaming(body: WritebackBody) -> Response<WritebackBody> {
     let mut response = private(StatusCode::OK, Some("text/event-stream"), body);
     let headers = response.headers_mut();
     // A proxy that compresses or buffers events would delay them, or never pass them on.
@@ -157,7 +157,7 @@ pub(crate) fn streaming<B>(body: B) -> Response<B> {
     response
 }
 
-fn json<B: From<Bytes>>(status: StatusCode, body: &impl Serialize) -> Response<B> {
+fn json(status: StatusCode, body: &impl Serialize) -> Response<WritebackBody> {
     // Strings in structs always encode.
     let body = serde_json::to_vec(body).unwrap_or_default();
     private(status, Some("application/json"), Bytes::from(body).into())

@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::RangeInclusive, time::Duration};
 
-use super::{accept::UnknownNames, numbers::InexactNumbers, stream::HEARTBEAT_INTERVAL};
+use super::{accept::UnknownNames, stream::HEARTBEAT_INTERVAL};
 use crate::{
     config::Identity,
     error::{BuildError, BuildErrorKind},
@@ -185,7 +185,6 @@ pub struct SessionWriteback {
     allowed: Vec<ValueIndex>,
     /// The values that pages may read. Includes every allowed value.
     exposed: Vec<ValueIndex>,
-    withheld: InexactNumbers,
     prefix: String,
     unknown: UnknownNames,
     serves_events: bool,
@@ -200,7 +199,6 @@ impl SessionWriteback {
             sessions: sessions.clone(),
             allowed: Vec::new(),
             exposed: Vec::new(),
-            withheld: InexactNumbers::new(sessions.node.config.schema.len()),
             prefix: String::new(),
             unknown: UnknownNames::Refused,
             serves_events: true,

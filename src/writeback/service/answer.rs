@@ -18,6 +18,7 @@ use crate::{
     cross_site::{RequestKind, page_of},
     error::BoxError,
     session::{
+        commit,
         relay::{OpenedRelay, RelayRefused},
         relay_in,
     },
@@ -71,7 +72,7 @@ impl SessionWriteback {
                 let relayed = OpenedRelay::open(&self.sessions.node, &token, page_of(headers)).map_err(count)?;
                 let session = self.sessions.load(extensions).await?;
                 relay_in::apply_relay(session.shared(), relayed).await.map_err(count)?;
-                Ok(stored(&["$relay".to_owned()], None))
+                Ok(stored(&["$relay"], None))
             }
             Posted::Values(values) => {
                 let schema = &self.sessions.node.config.schema;
@@ -80,9 +81,10 @@ impl SessionWriteback {
                 session.shared().flags.touched.set();
                 session.shared().check_open()?;
                 for_this_user(headers, &session)?;
-                session.commit_json(accepted.values).await?;
+                let names: Vec<_> = accepted.changes.iter().map(|change| change.name).collect();
+                commit::commit_of_owners(session.shared(), accepted.changes.into_iter()).await?;
                 let ignored = (self.unknown == UnknownNames::Ignored).then_some(&*accepted.ignored);
-                Ok(stored(&accepted.names, ignored))
+                Ok(stored(&names, ignored))
             }
         }
     }
@@ -96,7 +98,7 @@ impl SessionWriteback {
         if shared.close_reason(shared.node.now()).is_some() {
             return Ok(gone());
         }
-        let events = Events::new(session, &self.exposed, self.withheld.clone(), self.heartbeat);
+        let events = Events::new(session, &self.exposed, self.heartbeat);
         Ok(streaming(WritebackBody(EventStream::new(events, self.heartbeat).boxed())))
     }
 }
@@ -128,7 +130,7 @@ where
 /// If the future is dropped, the values of each owner are stored all or none, and a token is applied whole or not at
 /// all.
 #[must_use = "futures do nothing unless polled"]
-pub struct WritebackFuture(Pin<Box<dyn Future<Output = Response<WritebackBody>> + Send>>);
+pub struct WritebackFuture(pub(crate) Pin<Box<dyn Future<Output = Response<WritebackBody>> + Send>>);
 
 impl Future for WritebackFuture {
     type Output = Result<Response<WritebackBody>, Infallible>;
