@@ -61,7 +61,7 @@ pub(crate) enum Scan<'a> {
 pub(crate) struct Candidates<'a> {
     values: SmallVec<[&'a [u8]; MAX_CANDIDATES]>,
     /// Whether the request brings more different values than [`MAX_CANDIDATES`].
-    cut: bool,
+    pub(crate) cut: bool,
 }
 
 impl<'a> Candidates<'a> {
@@ -75,11 +75,6 @@ impl<'a> Candidates<'a> {
             [value] => Some(value),
             _ => None,
         }
-    }
-
-    /// Whether the request brings more different values than these.
-    pub(crate) const fn is_cut(&self) -> bool {
-        self.cut
     }
 
     fn add(&mut self, value: &'a [u8]) {

@@ -29,12 +29,6 @@ pub(super) mod merge;
 mod tests;
 pub(crate) mod token;
 
-/// Asks the sources of a chain for their answers to a request.
-pub(super) async fn ask(head: &RequestHead, patience: WaitPolicy) -> Vec<ComputedAnswer> {
-    let parts = head.facts.as_ref().and_then(|facts| facts.parts.as_deref());
-    ask_sources(&head.node, parts, patience).await
-}
-
 /// Loads a session: the cookies name a token, memory and the store give the token's record, the token's values are
 /// merged into the record, and the principal's record is loaded.
 pub(super) async fn run(
@@ -117,7 +111,7 @@ async fn open_session(
         Admission::Live(record, accepted) => {
             shared.bind(Binding::Live(Arc::clone(&record)));
             shared.request_token.key = key;
-            return Ok(accepted.map(|accepted| merge::merge_token(shared, &record, accepted, now)));
+            return Ok(accepted.map(|(opened, stored)| merge::merge_token(shared, &record, opened, stored, now)));
         }
     }
     shared.request_token.key = key;
@@ -182,7 +176,7 @@ fn trace_withheld(cross_site: CrossSite) {
 }
 
 /// Returns the answers of the sources for one request, or for a job.
-async fn ask_sources(node: &Node, head: Option<&Parts>, patience: WaitPolicy) -> Vec<ComputedAnswer> {
+pub(super) async fn ask_sources(node: &Node, head: Option<&Parts>, patience: WaitPolicy) -> Vec<ComputedAnswer> {
     let mut answers = Vec::new();
     for source in node.config.sources() {
         let found = source.read(Lookup::new(&node.config.names, head), patience, &node.time).await;

@@ -314,7 +314,8 @@ impl Loader {
             let loader = &guard.0;
             let head = loader.arrival.lock().as_ref().map(|arrival| arrival.head.clone());
             if let Some(head) = head {
-                let answers = load::ask(&head, patience).await;
+                let parts = head.facts.as_ref().and_then(|facts| facts.parts.as_deref());
+                let answers = load::ask_sources(&head.node, parts, patience).await;
                 // Another load may have finished meanwhile.
                 if loader.loaded().is_none() {
                     let known = token::find_known(&head);

@@ -31,7 +31,11 @@ use crate::{
 pub(crate) async fn apply_relay(shared: &SessionShared, relayed: OpenedRelay) -> Result<(), RelayRefused> {
     shared.flags.touched.set();
     if let Some(order) = &relayed.current.payload.order {
-        return apply_turn(shared, order, &relayed).await;
+        let brought = shared.request_token.cookie_tokens();
+        return match order.turn {
+            Turn::Remove => apply_removal(shared, order, &relayed, &brought).await,
+            Turn::Renew | Turn::SignIn => apply_order(shared, order, &relayed, &brought).await,
+        };
     }
     let now = shared.node.now();
     let OpenedRelay { id, purpose, current, nonce, page } = relayed;
@@ -70,19 +74,6 @@ async fn bring_birth(
     relay::take_changes(shared, &record, current, now)?;
     shared.rebind(record);
     Ok(())
-}
-
-/// Carries out the order of a turn token. The request has passed the cross-site rule.
-pub(super) async fn apply_turn(
-    shared: &SessionShared,
-    order: &Order,
-    relayed: &OpenedRelay,
-) -> Result<(), RelayRefused> {
-    let brought = shared.request_token.cookie_tokens();
-    match order.turn {
-        Turn::Remove => apply_removal(shared, order, relayed, &brought).await,
-        Turn::Renew | Turn::SignIn => apply_order(shared, order, relayed, &brought).await,
-    }
 }
 
 /// Ends the ids that a removal names, and removes the cookie if the cookie can be of no other session.

@@ -18,7 +18,7 @@ use crate::{
     cookie::{
         order::{Named, Order, Turn},
         payload::{Entry, EntryOwner, Head, Writer},
-        seal::{MAX_TURN_LEN, Purpose, sealed_len},
+        seal::{Purpose, SealError},
     },
     error::{CloseReason, WriteError, WriteErrorKind},
     id::{PrincipalTag, SessionId},
@@ -81,14 +81,12 @@ pub(crate) fn relay(shared: &SessionShared) -> Option<RelayToken> {
     if !lacks_changes(shared, &record, now) {
         return None;
     }
-    let birth = !record.is_confirmed();
-    let (purpose, prefix) = if birth { (Purpose::Birth, BIRTH_PREFIX) } else { (Purpose::Relay, RELAY_PREFIX) };
-    let mut text = Vec::from(prefix);
-    let payload = cookie_out::build_payload(shared, &record, now)?.written.finish();
-    let sealed =
-        shared.node.config.cookie.seal(&shared.node.config.audience, purpose, &record.id(), payload, &mut text);
-    sealed.inspect_err(trace_unsealable).ok()?;
-    String::from_utf8(text).ok().map(RelayToken::new)
+    let (purpose, prefix) = match record.is_confirmed() {
+        true => (Purpose::Relay, RELAY_PREFIX),
+        false => (Purpose::Birth, BIRTH_PREFIX),
+    };
+    let written = cookie_out::build_payload(shared, &record, now)?.written;
+    seal(shared, purpose, prefix, &record.id(), written).inspect_err(trace_unsealable).ok()
 }
 
 /// A turn that the application orders.
@@ -262,20 +260,20 @@ fn bare_payload(
     Writer::new(&Head { life, issued, idle_deadline: wall(until), principal, predecessor: None }, Some(order))
 }
 
+/// Seals a turn token. The seal fails only for a payload that is too long.
 fn seal_turn(shared: &SessionShared, id: &SessionId, written: Writer) -> Result<RelayToken, WriteError> {
-    let payload = written.finish();
-    if sealed_len(payload.as_slice().len()) > MAX_TURN_LEN {
-        return Err(too_long());
-    }
-    let mut text = Vec::from(TURN_PREFIX);
-    let sealed = shared.node.config.cookie.seal(&shared.node.config.audience, Purpose::Turn, id, payload, &mut text);
-    let unsealable = |error| {
-        WriteError::new(WriteErrorKind::TooLarge, "the token with the sign-in or renewal can't be sealed")
-            .caused_by(error)
-    };
-    sealed.map_err(unsealable)?;
-    let text = String::from_utf8(text);
-    text.map(RelayToken::new).map_err(|error| {
-        WriteError::new(WriteErrorKind::Invalid, "the sealed token is not text").caused_by(error.utf8_error())
-    })
+    seal(shared, Purpose::Turn, TURN_PREFIX, id, written).map_err(|SealError| too_long())
+}
+
+fn seal(
+    shared: &SessionShared,
+    purpose: Purpose,
+    prefix: &str,
+    id: &SessionId,
+    written: Writer,
+) -> Result<RelayToken, SealError> {
+    let config = &shared.node.config;
+    let mut text = Vec::from(prefix);
+    config.cookie.seal(&config.audience, purpose, id, written.finish(), &mut text)?;
+    Ok(RelayToken::new(String::from_utf8(text).expect("a prefix and base64url are text")))
 }

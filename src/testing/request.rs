@@ -219,7 +219,7 @@ fn absolute(origin: &str) -> Result<Target, TestError> {
 fn dress<B>(request: &mut Request<B>, target: &Target, page: &Target, cause: Cause, cookies: Option<HeaderValue>) {
     let sends_origin = !(request.method() == Method::GET || request.method() == Method::HEAD);
     let headers = request.headers_mut();
-    add(headers, HOST, target.authority());
+    add(headers, HOST, &target.authority);
     if sends_origin || !cause.navigation && cause.relation != Relation::SameOrigin {
         add(headers, ORIGIN, &page.origin());
     }

@@ -11,9 +11,9 @@ const HOST: &str = "example.test";
 pub(super) struct Target {
     scheme: String,
     /// The host and the port, as `Host` and `Origin` have them.
-    authority: String,
-    host: String,
-    path: String,
+    pub(super) authority: String,
+    pub(super) host: String,
+    pub(super) path: String,
 }
 
 /// The relation of two sites, as `Sec-Fetch-Site` names it.
@@ -50,14 +50,6 @@ impl Target {
         Self { path: path.path().to_owned(), ..self.clone() }
     }
 
-    pub(super) fn host(&self) -> &str {
-        &self.host
-    }
-
-    pub(super) fn authority(&self) -> &str {
-        &self.authority
-    }
-
     pub(super) fn origin(&self) -> String {
         format!("{}://{}", self.scheme, self.authority)
     }
@@ -87,11 +79,6 @@ impl Target {
     /// Whether a cookie of this domain belongs to the host (RFC 6265bis, 5.1.3).
     pub(super) fn is_within(&self, domain: &str) -> bool {
         self.host == domain || !self.is_address() && is_within(&self.host, domain)
-    }
-
-    /// Whether a cookie of this path is sent here.
-    pub(super) fn is_below(&self, path: &str) -> bool {
-        is_below(&self.path, path)
     }
 
     /// The path of a cookie that names none (RFC 6265bis, 5.1.4).

@@ -7,10 +7,7 @@ use crate::{
     error::{CloseReason, TierError},
     id::RecordKey,
     memory::{EndedSession, SessionLookup, record::Record},
-    record::{
-        cookie_sync::TokenFingerprint,
-        life::{End, Successor},
-    },
+    record::life::{End, Successor},
     session::shared::{Binding, SessionShared, fenced},
     tier::Snapshot,
     time::Millis,
@@ -22,16 +19,9 @@ pub(super) enum Admission {
     Unknown,
     /// The session is over.
     Over(Binding),
-    /// The session lives. `None` if the token proves its id and nothing more.
-    Live(Arc<Record>, Option<AcceptedToken>),
-}
-
-/// A token whose values are to be merged into the records.
-pub(super) struct AcceptedToken {
-    pub(super) token: CurrentToken,
-    pub(super) old_key: bool,
-    pub(super) fingerprint: Option<TokenFingerprint>,
-    pub(super) stored: Option<StoreAnswer>,
+    /// The session lives. `None` if the token proves its id and nothing more; otherwise the values of the token and of
+    /// the store are to be merged into the records.
+    Live(Arc<Record>, Option<(OpenedCookie, Option<StoreAnswer>)>),
 }
 
 /// The store's snapshot, and the number of this node's abandoned writes before the store was asked.
@@ -75,12 +65,13 @@ pub(super) async fn admit(shared: &SessionShared, opened: OpenedCookie, now: Mil
 fn settle(
     shared: &SessionShared,
     record: Arc<Record>,
-    OpenedCookie { token, old_key, fingerprint, .. }: OpenedCookie,
+    opened: OpenedCookie,
     stored: Option<StoreAnswer>,
     now: Millis,
 ) -> Admission {
+    let token = &opened.token;
     record.confirm();
-    end_predecessor(shared, &record, &token, now);
+    end_predecessor(shared, &record, token, now);
     if let Some(StoreAnswer { snapshot: Snapshot::Ended(_), .. }) = stored {
         // The end counts as of now, since the store tells no time. A minute later the request counts as one without a
         // token.
@@ -102,7 +93,7 @@ fn settle(
         record.merge_life(&token.life, now);
         return Admission::Live(record, None);
     }
-    Admission::Live(record, Some(AcceptedToken { token, old_key, fingerprint, stored }))
+    Admission::Live(record, Some((opened, stored)))
 }
 
 /// Ends the id that a session had before its last turn, which may have happened on another node. A socket or a copied

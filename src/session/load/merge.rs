@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use super::{
-    admit::{AcceptedToken, StoreAnswer},
-    token::CurrentToken,
+    admit::StoreAnswer,
+    token::{CurrentToken, OpenedCookie},
 };
 use crate::{
     cookie::payload::EntryOwner,
     memory::record::Record,
     record::{
         change::{IncomingFrom, IncomingValue},
-        cookie_sync::{CookieSnapshot, TokenFingerprint},
+        cookie_sync::CookieSnapshot,
         state::{Kind, State},
         values::{Resolution, ValueSlot},
     },
@@ -23,9 +23,7 @@ use crate::{
 
 /// The merge of a request's token. [`finish`](Self::finish) follows after the load of the principal's record.
 pub(super) struct TokenMerge {
-    token: CurrentToken,
-    old_key: bool,
-    fingerprint: Option<TokenFingerprint>,
+    opened: OpenedCookie,
     payload: PayloadMerge,
 }
 
@@ -62,22 +60,23 @@ impl OwnerMerge {
 pub(super) fn merge_token(
     shared: &SessionShared,
     record: &Arc<Record>,
-    AcceptedToken { token, old_key, fingerprint, stored }: AcceptedToken,
+    opened: OpenedCookie,
+    stored: Option<StoreAnswer>,
     now: Millis,
 ) -> TokenMerge {
     if let Some(StoreAnswer { snapshot, abandoned }) = stored {
         shared.node.merge_stored(record, snapshot.into_record(), Scope::Session, now);
         record.mark_read(abandoned);
     }
-    let payload = merge_payload(shared, record, &token, shared.node.config.resolution, now);
-    TokenMerge { token, old_key, fingerprint, payload }
+    let payload = merge_payload(shared, record, &opened.token, shared.node.config.resolution, now);
+    TokenMerge { opened, payload }
 }
 
 impl TokenMerge {
     /// Notes the state of the browser in the record, so that the next request with the same token need not open the
     /// token.
     pub(super) fn finish(self, shared: &mut SessionShared, now: Millis) {
-        let Self { token, old_key, fingerprint, payload } = self;
+        let Self { opened: OpenedCookie { token, old_key, fingerprint, .. }, payload } = self;
         let Binding::Live(record) = shared.binding() else { return };
         let cookie = cookie_snapshot(shared, &record, &token, &payload, now).filter(|_| !old_key);
         let whole = payload.principal.is_some() || token.payload.count(EntryOwner::Principal) == 0;

@@ -152,7 +152,7 @@ pub(super) fn open(node: &Node, cookies: &Fields, now: Millis) -> (CookieSession
     };
     let keys = node.config.cookie.ring().keys();
     let mut opened = OpenedTokens::default();
-    opened.brought.unread = candidates.is_cut();
+    opened.brought.unread = candidates.cut;
     for candidate in candidates.iter() {
         opened.add(node, &keys, candidate, now);
     }

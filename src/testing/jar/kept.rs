@@ -47,7 +47,7 @@ impl Kept {
         let path = cookie.path().filter(|path| path.starts_with('/')).map(str::to_owned);
         let kept = Self {
             host_only: domain.is_none(),
-            domain: domain.unwrap_or_else(|| target.host().to_owned()),
+            domain: domain.unwrap_or_else(|| target.host.clone()),
             path: path.unwrap_or_else(|| target.default_path().to_owned()),
             expires: expiry(&cookie, now),
             cookie,
@@ -102,14 +102,17 @@ impl Kept {
     }
 
     pub(super) fn goes_to(&self, target: &Target, now: SystemTime, cause: Cause) -> bool {
-        let host = if self.host_only { target.host() == self.domain } else { target.is_within(&self.domain) };
+        let host = if self.host_only { target.host == self.domain } else { target.is_within(&self.domain) };
         let shown = match self.same_site() {
             _ if cause.relation != Relation::CrossSite => true,
             SameSite::None => true,
             SameSite::Lax => cause.navigation && cause.safe,
             SameSite::Strict => false,
         };
-        host && shown && target.is_below(&self.path) && (target.is_secure() || !self.is_secure()) && !self.is_over(now)
+        host && shown
+            && is_below(&target.path, &self.path)
+            && (target.is_secure() || !self.is_secure())
+            && !self.is_over(now)
     }
 }
 
