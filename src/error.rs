@@ -5,6 +5,10 @@
 
 use std::{borrow::Cow, error::Error, fmt};
 
+mod store;
+
+pub use self::store::{StoreError, StoreErrorKind, TierError};
+
 /// Any error of the application.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -62,36 +66,6 @@ impl Error for BuildError {
     }
 }
 
-/// A tier that did not answer, by name, with the cause.
-#[derive(Debug)]
-pub struct TierError {
-    tier: &'static str,
-    source: BoxError,
-}
-
-impl TierError {
-    pub(crate) const fn new(tier: &'static str, source: BoxError) -> Self {
-        Self { tier, source }
-    }
-
-    /// Returns the name of the tier, as [`Store::name`](crate::tier::Store::name) gives it.
-    pub const fn tier(&self) -> &'static str {
-        self.tier
-    }
-}
-
-impl fmt::Display for TierError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the tier `{}` did not answer", self.tier)
-    }
-}
-
-impl Error for TierError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&*self.source)
-    }
-}
-
 /// A request without a [`Session`](crate::Session) to load.
 #[derive(Debug)]
 pub struct MissingSession {
@@ -143,7 +117,7 @@ impl fmt::Display for MissingSession {
                 "the request passed no session layer: wrap this service in a `LayeredSessionLayer` of the same \
                  `Sessions`",
             ),
-            MissingSessionKind::Unavailable => f.write_str("the shared store did not answer"),
+            MissingSessionKind::Unavailable => f.write_str("the shared store of the sessions failed"),
         }
     }
 }
@@ -247,7 +221,7 @@ impl Error for WriteError {
 
 impl From<TierError> for WriteError {
     fn from(error: TierError) -> Self {
-        Self::new(WriteErrorKind::Unavailable, "the shared store did not answer").caused_by(error)
+        Self::new(WriteErrorKind::Unavailable, error.to_string()).caused_by(error)
     }
 }
 

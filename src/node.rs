@@ -263,7 +263,7 @@ impl Node {
         let schema = &self.config.schema;
         // A longer name is an entry of another program: no build can declare such a name, and no token with such a name
         // could be read.
-        let ours = stored.entries.into_iter().filter(|entry| entry.name.len() <= MAX_NAME);
+        let ours = stored.into_entries().filter(|entry| entry.name.len() <= MAX_NAME);
         let values = ours.filter_map(|entry| {
             // The store's version is kept, however far ahead: an update compares with that version.
             self.note_version(entry.version, now);

@@ -5,8 +5,8 @@
 //!
 //! - A [`Source`] is read-only, such as a tenant's defaults in a database. A source gets a [`Lookup`] and returns what
 //!   it [`Found`]: `.tier(source)`.
-//! - A [`Store`] keeps the records of all nodes. A store gets an [`Ask`] or a [`Commit`] of [`Mutation`]s, and returns
-//!   a [`Snapshot`] or [`Committed`]: `.tier(SharedTier::new(store))`.
+//! - A [`Store`] keeps the records of all nodes. A store gets an [`Ask`] or a [`Commit`] of [`Change`]s, and returns a
+//!   [`Snapshot`] or [`Committed`]: `.tier(SharedTier::new(store))`.
 
 use std::{
     fmt,
@@ -15,17 +15,28 @@ use std::{
     task::{Context, Poll},
 };
 
-pub use crate::{error::BoxError, id::OwnerId, record::change::Mutation, version::Version};
+pub use crate::{
+    error::{BoxError, StoreError, StoreErrorKind},
+    id::OwnerId,
+    version::Version,
+};
 
+mod commit;
 pub(crate) mod default;
 pub(crate) mod outside;
 mod source;
 mod store;
+mod stored;
 
 pub use self::{
+    commit::{Change, Commit, CommitKind, Committed},
     source::{Found, Lookup, Source},
-    store::{Ask, Commit, CommitKind, Committed, Snapshot, Store, StoredRecord},
+    store::{Ask, Snapshot, Store},
+    stored::{StoredEnd, StoredEntry, StoredLife, StoredRecord},
 };
+
+/// A store's answer: ready at once, or the future of the answer.
+pub type StoreFuture<'a, T> = TierFuture<'a, T, StoreError>;
 
 /// A tier's answer: ready at once, or the future of the answer.
 ///
@@ -33,29 +44,29 @@ pub use self::{
 ///
 /// A dropped `TierFuture` drops the tier's own future. The tier must stay correct then: see the contract of a
 /// [source](Source#contract) and of a [store](Store#contract).
-pub struct TierFuture<'a, T>(FutureState<'a, T>);
+pub struct TierFuture<'a, T, E = BoxError>(FutureState<'a, T, E>);
 
-type Later<'a, T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send + 'a>>;
+type Later<'a, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
 
-enum FutureState<'a, T> {
-    Now(Option<Result<T, BoxError>>),
-    Later(Later<'a, T>),
+enum FutureState<'a, T, E> {
+    Now(Option<Result<T, E>>),
+    Later(Later<'a, T, E>),
 }
 
-impl<'a, T> TierFuture<'a, T> {
+impl<'a, T, E> TierFuture<'a, T, E> {
     /// Wraps an answer that is known at once. Allocates nothing.
-    pub const fn ready(answer: Result<T, BoxError>) -> Self {
+    pub const fn ready(answer: Result<T, E>) -> Self {
         Self(FutureState::Now(Some(answer)))
     }
 
     /// Boxes the future of an answer.
-    pub fn boxed(future: impl Future<Output = Result<T, BoxError>> + Send + 'a) -> Self {
+    pub fn boxed(future: impl Future<Output = Result<T, E>> + Send + 'a) -> Self {
         Self(FutureState::Later(Box::pin(future)))
     }
 }
 
-impl<T: Unpin> Future for TierFuture<'_, T> {
-    type Output = Result<T, BoxError>;
+impl<T: Unpin, E: Unpin> Future for TierFuture<'_, T, E> {
+    type Output = Result<T, E>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
@@ -65,7 +76,7 @@ impl<T: Unpin> Future for TierFuture<'_, T> {
     }
 }
 
-impl<T> fmt::Debug for TierFuture<'_, T> {
+impl<T, E> fmt::Debug for TierFuture<'_, T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TierFuture").field("boxed", &matches!(self.0, FutureState::Later(_))).finish()
     }

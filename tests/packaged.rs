@@ -220,7 +220,7 @@ fn readme_and_first_chapter_programs_run() {
 const MISTAKES: &str = r#"
 use axum::Router;
 use layered_session::{MemoryTier, Session, Sessions, SharedTier};
-use layered_session::tier::{Ask, Commit, Committed, Found, Lookup, Snapshot, Source, Store, TierFuture};
+use layered_session::tier::{Ask, Commit, Committed, Found, Lookup, Snapshot, Source, Store, StoreFuture, TierFuture};
 
 #[derive(Debug)]
 struct Nothing;
@@ -243,12 +243,12 @@ impl Store for Absent {
         "absent"
     }
 
-    fn read<'a>(&'a self, asks: &'a [Ask]) -> TierFuture<'a, Vec<Snapshot>> {
-        TierFuture::ready(Ok(asks.iter().map(|_| Snapshot::Absent).collect()))
+    fn read<'a>(&'a self, asks: &'a [Ask]) -> StoreFuture<'a, Vec<Snapshot>> {
+        StoreFuture::ready(Ok(asks.iter().map(|_| Snapshot::Absent).collect()))
     }
 
-    fn commit<'a>(&'a self, _: Commit<'a>) -> TierFuture<'a, Committed> {
-        TierFuture::ready(Ok(Committed::Absent))
+    fn commit<'a>(&'a self, _: Commit<'a>) -> StoreFuture<'a, Committed> {
+        StoreFuture::ready(Ok(Committed::Absent))
     }
 }
 

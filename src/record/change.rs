@@ -38,13 +38,16 @@ pub(crate) struct MergeResult {
     pub(crate) revision: u64,
 }
 
-/// A change of one value: a new value or a removal. `Debug` shows the size of the value alone.
+/// A change of one value: a new value or a removal.
 #[derive(Clone, Debug)]
-pub struct Mutation {
+pub(crate) struct Mutation {
     pub(crate) index: ValueIndex,
     pub(crate) name: &'static str,
+    /// The JSON bytes; `None` leaves a tombstone.
     pub(crate) json: Option<Json>,
+    /// The version of a carried change; `None` for a fresh change.
     pub(crate) version: Option<Version>,
+    /// The version that the record must have for the change to apply ([`Version::ZERO`]: none).
     pub(crate) replaces: Option<Version>,
 }
 
@@ -55,29 +58,6 @@ impl Mutation {
 
     pub(crate) const fn remove(index: ValueIndex, name: &'static str) -> Self {
         Self { index, name, json: None, version: None, replaces: None }
-    }
-
-    /// The value's wire name.
-    pub const fn name(&self) -> &str {
-        self.name
-    }
-
-    /// The value's JSON bytes; `None` leaves a tombstone.
-    pub fn json(&self) -> Option<&[u8]> {
-        self.json.as_deref()
-    }
-
-    /// The version of a carried change, which applies only if newer than the version in the record. At equal versions a
-    /// removal beats a value, and the greater bytes beat the smaller. `None` for a fresh change: the store stamps a
-    /// fresh change above every version that the store holds of this owner.
-    pub const fn version(&self) -> Option<Version> {
-        self.version
-    }
-
-    /// The version that must stand in the record ([`Version::ZERO`]: none), or the store answers
-    /// [`Committed::Outdated`](crate::tier::Committed::Outdated).
-    pub const fn replaces(&self) -> Option<Version> {
-        self.replaces
     }
 }
 

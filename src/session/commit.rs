@@ -3,18 +3,20 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::shared::{Binding, SessionShared};
 use crate::{
     config::Identity,
     error::{CloseReason, TierError, WriteError, WriteErrorKind},
     id::{OwnerId, SessionId},
     memory::record::Record,
-    node::store::NodeStore,
+    node::store::{NodeStore, StoreWrite},
     record::{
         change::{BudgetShare, CommitRejected, Mutation, WriteContext, WriteScope},
         life::SessionLife,
     },
-    tier::{CommitKind, Committed},
+    tier::{Change, CommitKind, Committed},
     time::Millis,
     value::Scope,
     version::Version,
@@ -388,7 +390,9 @@ async fn write_through(
     // A removal stays for as long as a cookie could bring the value back.
     let tombstone = if removes { context.now.after(context.tombstones) } else { Millis::default() };
     let pending = record.extras().sync.begin();
-    let committed = store.commit(owner, kind, changes, record.expires().max(tombstone)).await?;
+    let until = record.expires().max(tombstone);
+    let told: SmallVec<[Change<'_>; 2]> = changes.iter().map(Change::from).collect();
+    let committed = store.commit(owner, StoreWrite { changes: &told, ..StoreWrite::of(kind, until) }).await?;
     let applied = apply(shared, target, committed, changes, context);
     pending.confirmed();
     shared.node.account(record, context.now);
@@ -404,7 +408,7 @@ fn apply(
     context: WriteContext<'_>,
 ) -> Result<Version, CommitFailure> {
     match committed {
-        Committed::Applied(version) => {
+        Committed::Applied { stamp: version, .. } => {
             shared.node.note_version(version, context.now);
             let stamp = |change: &Mutation| Mutation {
                 version: Some(change.version.unwrap_or(version)),
@@ -419,7 +423,8 @@ fn apply(
             shared.node.merge_stored(record, stored, *scope, context.now);
             Err(CommitFailure::Outdated)
         }
-        Committed::Absent | Committed::Ended(_) => {
+        // `Retired` answers an end alone, and no write is an end.
+        Committed::Absent | Committed::Ended(_) | Committed::Retired(_) => {
             let _ = shared.end(record, CloseReason::Destroyed, context.now);
             Err(WriteError::closed(CloseReason::Destroyed).into())
         }

@@ -24,7 +24,6 @@ use crate::{
         life::{End, Successor},
         state::Kind,
     },
-    tier::{CommitKind, Committed},
     time::Millis,
     version::Version,
 };
@@ -39,13 +38,7 @@ pub(super) async fn end_id(
     now: Millis,
 ) -> Result<(), WriteError> {
     if let Some(store) = shared.node.store() {
-        let end = || store.end(&id, CloseReason::Destroyed, None, until);
-        if matches!(end().await?, Committed::Absent) {
-            // A store remembers the end of a record that it had. Without the record, another node could still begin the
-            // id.
-            store.commit(shared.node.config.owner(&id), CommitKind::Create, &[], until).await?;
-            end().await?;
-        }
+        store.end(&id, CloseReason::Destroyed, None, until).await?;
     }
     if let Some(memory) = &shared.node.memory {
         let key = RecordKey(*id.as_bytes());

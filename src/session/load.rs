@@ -17,7 +17,7 @@ use crate::{
     id::{Principal, RecordKey},
     memory::record::Record,
     node::Node,
-    tier::{Lookup, outside::WaitPolicy},
+    tier::{Lookup, Snapshot, outside::WaitPolicy},
     time::Millis,
     value::{Json, Scope},
 };
@@ -153,9 +153,11 @@ pub(in crate::session) async fn load_record(
         return Ok(known);
     }
     let abandoned = known.as_ref().map_or(Record::NEVER_LOADED, |record| record.abandoned_writes());
-    let stored = store.read(principal.owner).await?.into_record();
+    let snapshot = store.read(principal.owner).await?;
     let record = shared.principal_record(principal, now);
-    shared.node.merge_stored(&record, stored, Scope::Principal, now);
+    if let Snapshot::Present(stored) = snapshot {
+        shared.node.merge_stored(&record, stored, Scope::Principal, now);
+    }
     // Marks the record found before the store was asked, since each record of an owner counts its own abandoned writes.
     known.as_ref().unwrap_or(&record).mark_read(abandoned);
     // Counted even if empty, so that memory remembers a store without a record of the principal.

@@ -11,14 +11,14 @@ use crate::{
     error::{CloseReason, WriteError, WriteErrorKind},
     id::PrincipalTag,
     memory::record::Record,
-    node::store::NodeStore,
+    node::store::{NodeStore, StoreWrite},
     record::{
         change::{BudgetShare, CommitRejected, Mutation},
         life::{LifeFields, Predecessor, SessionLife, Successor},
         state::{Kind, State},
         values::ValueSlot,
     },
-    tier::{CommitKind, Committed},
+    tier::{Change, CommitKind, Committed},
     time::Millis,
     value::Scope,
     version::Version,
@@ -167,21 +167,19 @@ async fn create_in_store(
     let successor =
         old.live(now, |state| successor_state(shared, state, replacement, now)).map_err(WriteError::closed)??;
     let schema = &shared.node.config.schema;
-    let copy = |ValueSlot { index, value, .. }: &ValueSlot| Mutation {
-        index: *index,
-        name: schema.get(*index).name,
-        json: value.json.clone(),
-        version: Some(value.version),
-        replaces: None,
-    };
-    let changes: Vec<_> = successor.values.declared().map(copy).collect();
+    let changes: Vec<_> = successor.values.declared().map(|slot| carried(schema.get(slot.index).name, slot)).collect();
     let until = successor.absolute_deadline().unwrap_or(now);
-    match store.commit(shared.node.config.owner(&next.id()), CommitKind::Create, &changes, until).await? {
-        Committed::Applied(_) => Ok(()),
+    let write = StoreWrite { changes: &changes, ..StoreWrite::of(CommitKind::Create, until) };
+    match store.commit(shared.node.config.owner(&next.id()), write).await? {
+        Committed::Applied { .. } => Ok(()),
         // Another node has carried out the order.
         _ if replacement.start.planned.is_some() => Err(WriteError::closed(CloseReason::Renewed)),
         _ => Err(not_taken()),
     }
+}
+
+fn carried<'a>(name: &'a str, ValueSlot { value, .. }: &'a ValueSlot) -> Change<'a> {
+    Change { name, json: value.json.as_ref(), version: Some(value.version), replaces: None }
 }
 
 /// Ends the old id in the store.
@@ -200,12 +198,12 @@ async fn end_in_store(
     let ended = store.end(&old.id(), CloseReason::Renewed, successor, until).await?;
     pending.confirmed();
     match ended {
-        Committed::Applied(_) => Ok(()),
+        Committed::Retired(_) => Ok(()),
         Committed::Absent | Committed::Ended(_) => {
             let _ = shared.end(old, CloseReason::Destroyed, now);
             Err(WriteError::closed(CloseReason::Destroyed))
         }
-        Committed::Outdated(_) => Err(not_taken()),
+        Committed::Applied { .. } | Committed::Outdated(_) => Err(not_taken()),
     }
 }
 

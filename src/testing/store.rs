@@ -6,23 +6,17 @@ use std::{
     future::poll_fn,
     sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
-    time::SystemTime,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
-
-use bytes::Bytes;
 
 use super::lock;
 use crate::{
-    error::{BoxError, CloseReason},
+    error::CloseReason,
     id::OwnerId,
-    record::change::Mutation,
-    tier::{Ask, Commit, CommitKind, Committed, Snapshot, Store, StoredRecord, TierFuture},
+    tier::{Ask, Commit, CommitKind, Committed, Snapshot, Store, StoreError, StoreFuture, StoredEnd, StoredRecord},
     time::Clock,
     version::Version,
 };
-
-#[cfg(test)]
-mod tests;
 
 /// A shared store in this process, which notes its calls and follows a script. Clones are the same store.
 ///
@@ -51,7 +45,7 @@ pub struct SpyStore(Arc<Mutex<Spied>>);
 
 #[derive(Default)]
 struct Spied {
-    records: HashMap<OwnerId, SpiedRecord>,
+    records: HashMap<OwnerId, StoredRecord>,
     calls: Vec<Call>,
     failing: bool,
     /// How many more writes find themselves outdated.
@@ -61,14 +55,6 @@ struct Spied {
     /// The calls that wait for [`SpyStore::release`].
     waiting: Vec<Waker>,
     clock: Option<Arc<dyn Clock>>,
-}
-
-#[derive(Default)]
-struct SpiedRecord {
-    ended: Option<CloseReason>,
-    newest: Version,
-    values: HashMap<String, (Version, Option<Bytes>)>,
-    expires: Option<SystemTime>,
 }
 
 /// The kind of a call to a [`SpyStore`].
@@ -83,6 +69,10 @@ pub enum Operation {
     Update,
     /// A commit that changes a record, or makes the record.
     Upsert,
+    /// A commit that removes all values of a record.
+    Clear,
+    /// A commit that ends all sessions of a principal.
+    Revoke,
     /// A commit that ends a record.
     End,
 }
@@ -93,6 +83,8 @@ impl Operation {
             CommitKind::Create => Self::Create,
             CommitKind::Update => Self::Update,
             CommitKind::Upsert => Self::Upsert,
+            CommitKind::Clear { .. } => Self::Clear,
+            CommitKind::Revoke => Self::Revoke,
             CommitKind::End { .. } => Self::End,
         }
     }
@@ -105,25 +97,25 @@ impl Operation {
 /// # use serde::{Deserialize, Serialize};
 /// # #[derive(Debug, Default, PartialEq, Serialize, Deserialize)] struct Visits(u64);
 /// # impl SessionValue for Visits { const NAME: &'static str = "visits"; }
-/// use layered_session::{Clock, SharedTier};
+/// use layered_session::SharedTier;
 /// use layered_session::{testing::{self, ManualClock, SpyStore}, tier::BoxError};
 ///
 /// # futures_util::future::FutureExt::now_or_never(async {
-/// let (store, clock) = (SpyStore::new(), ManualClock::new());
+/// let store = SpyStore::new();
 /// # let chain = Sessions::builder().tier(CookieTier::sealed(KeyRing::generate()?)).value::<Visits>();
 /// let hour = Duration::from_secs(3600);
-/// let chain = chain.tier(SharedTier::new(store.clone())).clock(clock.clone());
+/// let chain = chain.tier(SharedTier::new(store.clone())).clock(ManualClock::new());
 /// let sessions = chain.idle(hour).absolute(hour).build()?;
 /// testing::session(&sessions).await?.set(Visits(1)).await?;
 /// let calls = store.take_calls();
-/// assert_eq!(calls[0].expires(), Some(clock.now() + hour));
+/// assert_eq!(calls[0].keep(), Some(hour));
 /// # Ok::<_, BoxError>(()) }).unwrap().unwrap();
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
     kind: Option<CommitKind>,
     owner: OwnerId,
-    expires: Option<SystemTime>,
+    keep: Option<Duration>,
 }
 
 impl Call {
@@ -142,9 +134,9 @@ impl Call {
         self.owner
     }
 
-    /// The time until which a commit asks the store to keep the record; `None` for a read.
-    pub const fn expires(&self) -> Option<SystemTime> {
-        self.expires
+    /// The span for which a commit asks the store to keep the record; `None` for a read.
+    pub const fn keep(&self) -> Option<Duration> {
+        self.keep
     }
 }
 
@@ -243,7 +235,12 @@ impl SpyStore {
     /// # Ok::<_, BoxError>(()) }.now_or_never().unwrap().unwrap();
     /// ```
     pub fn end_records(&self) {
-        lock(&self.0).records.values_mut().for_each(|record| record.end(CloseReason::Destroyed));
+        let mut spied = lock(&self.0);
+        let end = StoredEnd::new(CloseReason::Destroyed, spied.now());
+        let empty = |record: &StoredRecord| {
+            StoredRecord::new(record.generation()).with_newest(record.newest().next()).with_expires(record.expires())
+        };
+        spied.records.values_mut().for_each(|record| *record = empty(record).with_end(end));
     }
 
     /// Drops every record, as when the store was set up anew.
@@ -251,8 +248,8 @@ impl SpyStore {
         lock(&self.0).records.clear();
     }
 
-    /// Drops each record at the end that its last commit asked for ([`Commit::expires`]), by this clock. Without a clock the
-    /// store keeps records for ever.
+    /// Reads this clock: the store drops each record when the spans of its commits have passed ([`Commit::keep`]).
+    /// Without a clock the store's time stands still, and the store keeps records for ever.
     pub fn expire_by(self, clock: impl Clock) -> Self {
         lock(&self.0).clock = Some(Arc::new(clock));
         self
@@ -293,8 +290,8 @@ impl Store for SpyStore {
         "spy"
     }
 
-    fn read<'a>(&'a self, asks: &'a [Ask]) -> TierFuture<'a, Vec<Snapshot>> {
-        TierFuture::boxed(async move {
+    fn read<'a>(&'a self, asks: &'a [Ask]) -> StoreFuture<'a, Vec<Snapshot>> {
+        StoreFuture::boxed(async move {
             self.pass(|spied| spied.requests_held, Operation::Read).await;
             let snapshots = asks.iter().map(|ask| lock(&self.0).read(ask.owner())).collect();
             self.pass(|spied| spied.answers_held, Operation::Read).await;
@@ -302,9 +299,9 @@ impl Store for SpyStore {
         })
     }
 
-    fn commit<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
+    fn commit<'a>(&'a self, commit: Commit<'a>) -> StoreFuture<'a, Committed> {
         let operation = Operation::of(commit.kind());
-        TierFuture::boxed(async move {
+        StoreFuture::boxed(async move {
             self.pass(|spied| spied.requests_held, operation).await;
             let committed = lock(&self.0).commit(commit);
             self.pass(|spied| spied.answers_held, operation).await;
@@ -313,91 +310,48 @@ impl Store for SpyStore {
     }
 }
 
-impl SpiedRecord {
-    fn end(&mut self, reason: CloseReason) {
-        self.ended.get_or_insert(reason);
-        self.values.clear();
-    }
-
-    /// Puts a change in the place of an older value. At equal versions a removal beats a value, and the greater bytes beat
-    /// the smaller.
-    fn apply(&mut self, change: &Mutation, stamp: Version) {
-        let version = change.version().unwrap_or(stamp);
-        let incoming = (version, change.json().is_none(), change.json());
-        let stands = self.values.get(change.name());
-        if stands.is_none_or(|(version, json)| (*version, json.is_none(), json.as_deref()) < incoming) {
-            self.values.insert(change.name().to_owned(), (version, change.json().map(Bytes::copy_from_slice)));
-        }
-        self.newest = self.newest.max(version);
-    }
-
-    fn stored(&self) -> StoredRecord {
-        let values = self.values.iter();
-        values.fold(StoredRecord::new(), |stored, (name, (version, json))| stored.entry(name, json.clone(), *version))
-    }
-}
-
 impl Spied {
-    /// Notes a call, and drops records that have expired.
+    /// Returns the store's time: without a clock the beginning of 2030.
+    fn now(&self) -> SystemTime {
+        let fixed = UNIX_EPOCH + Duration::from_secs(1_893_456_000);
+        self.clock.as_ref().map_or(fixed, |clock| clock.now())
+    }
+
+    /// Notes a call.
     ///
     /// # Errors
     ///
     /// Where the script fails the call.
-    fn begin(&mut self, call: Call) -> Result<(), BoxError> {
+    fn begin(&mut self, call: Call) -> Result<(), StoreError> {
         self.calls.push(call);
-        if self.failing {
-            return Err("the test told the store to fail".into());
+        match self.failing {
+            true => Err(StoreError::other("the test told the store to fail")),
+            false => Ok(()),
         }
-        if let Some(clock) = &self.clock {
-            let now = clock.now();
-            self.records.retain(|_, record| record.expires.is_some_and(|expires| expires > now));
-        }
-        Ok(())
     }
 
-    fn read(&mut self, owner: OwnerId) -> Result<Snapshot, BoxError> {
-        self.begin(Call { kind: None, owner, expires: None })?;
-        Ok(match self.records.get(&owner) {
-            None => Snapshot::Absent,
-            Some(record) => record.ended.map_or_else(|| Snapshot::Present(record.stored()), Snapshot::Ended),
-        })
+    fn read(&mut self, owner: OwnerId) -> Result<Snapshot, StoreError> {
+        self.begin(Call { kind: None, owner, keep: None })?;
+        let now = self.now();
+        let record = self.records.get(&owner).filter(|record| record.expires() > now);
+        Ok(record.map_or(Snapshot::Absent, |record| match record.end() {
+            Some(end) => Snapshot::Ended(*end),
+            None => Snapshot::Present(record.clone()),
+        }))
     }
 
-    fn commit(&mut self, commit: Commit<'_>) -> Result<Committed, BoxError> {
-        self.begin(Call { kind: Some(commit.kind()), owner: commit.owner(), expires: Some(commit.expires()) })?;
-        if self.outdated > 0 {
-            self.outdated -= 1;
-            return Ok(Committed::Outdated(self.stored(commit.owner())));
-        }
-        Ok(self.apply(commit))
-    }
-
-    fn stored(&self, owner: OwnerId) -> StoredRecord {
-        self.records.get(&owner).map_or_else(StoredRecord::new, SpiedRecord::stored)
-    }
-
-    /// Judges a commit by the record as it stands, and makes the changes.
-    fn apply(&mut self, commit: Commit<'_>) -> Committed {
-        let stands = self.records.get(&commit.owner());
-        match (commit.kind(), stands) {
-            (_, Some(SpiedRecord { ended: Some(reason), .. })) => return Committed::Ended(*reason),
-            (CommitKind::Create, Some(record)) => return Committed::Outdated(record.stored()),
-            (CommitKind::Update | CommitKind::End { .. }, None) => return Committed::Absent,
-            _ => {}
-        }
-        let version_of =
-            |name| stands.and_then(|record| record.values.get(name)).map_or(Version::ZERO, |value| value.0);
-        if commit.changes().iter().any(|change| change.replaces().is_some_and(|of| of != version_of(change.name()))) {
-            return Committed::Outdated(self.stored(commit.owner()));
-        }
-        let record = self.records.entry(commit.owner()).or_default();
-        record.expires = Some(commit.expires());
-        record.newest = Version::from_u64(record.newest.as_u64().max(1_893_456_000_000 << 16) + 1);
-        let stamp = record.newest;
-        commit.changes().iter().for_each(|change| record.apply(change, stamp));
-        if let CommitKind::End { reason, .. } = commit.kind() {
-            record.end(reason);
-        }
-        Committed::Applied(stamp)
+    fn commit(&mut self, commit: Commit<'_>) -> Result<Committed, StoreError> {
+        self.begin(Call { kind: Some(commit.kind()), owner: commit.owner(), keep: Some(commit.keep()) })?;
+        let now = self.now();
+        let mut record = self.records.remove(&commit.owner());
+        let committed = match self.outdated.checked_sub(1) {
+            Some(left) => {
+                self.outdated = left;
+                Committed::Outdated(record.clone().unwrap_or_else(|| StoredRecord::new(Version::ZERO)))
+            }
+            None => commit.apply(&mut record, now),
+        };
+        self.records.extend(record.map(|record| (commit.owner(), record)));
+        Ok(committed)
     }
 }

@@ -2,6 +2,7 @@
 //! failures.
 
 use std::{
+    error::Error,
     fmt,
     future::poll_fn,
     pin::Pin,
@@ -14,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    error::{BoxError, MissingSession, TierError},
+    error::{MissingSession, StoreError, TierError},
     id::OwnerId,
     node_clock::NodeClock,
     throttle::Throttle,
@@ -88,7 +89,7 @@ impl SharedTier {
     pub(crate) async fn read(&self, owner: OwnerId, time: &NodeClock) -> Result<Snapshot, TierError> {
         let answered = self.store.read(&[Ask::new(owner)]).await.and_then(|mut snapshots| match snapshots.len() {
             1 => Ok(snapshots.remove(0)),
-            answers => Err(format!("the store gave {answers} snapshots for 1 ask").into()),
+            answers => Err(StoreError::other(format!("the store gave {answers} snapshots for 1 ask"))),
         });
         answered.map_err(|error| self.failed(&self.reads, "read", error, time))
     }
@@ -97,9 +98,10 @@ impl SharedTier {
         self.store.commit(commit).await.map_err(|error| self.failed(&self.writes, "write", error, time))
     }
 
-    fn failed(&self, failures: &Failures, act: &str, error: BoxError, time: &NodeClock) -> TierError {
+    fn failed(&self, failures: &Failures, act: &str, error: StoreError, time: &NodeClock) -> TierError {
         if let Some(left_out) = failures.note(time) {
-            tracing::error!(tier = self.name(), error, left_out, "the shared store failed to {act}");
+            let (tier, kind) = (self.name(), error.kind());
+            tracing::error!(tier, ?kind, error = error.source(), left_out, "the shared store failed to {act}");
         }
         TierError::new(self.name(), error)
     }

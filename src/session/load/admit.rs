@@ -14,6 +14,7 @@ use crate::{
 };
 
 /// The decision about an opened token.
+#[expect(clippy::large_enum_variant, reason = "each load moves one admission, once")]
 pub(super) enum Admission {
     /// The store has no such session: the request counts as one without a token.
     Unknown,

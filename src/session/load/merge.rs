@@ -16,6 +16,7 @@ use crate::{
         values::{Resolution, ValueSlot},
     },
     session::shared::{Binding, SessionShared},
+    tier::Snapshot,
     time::Millis,
     value::{Schema, Scope, ValueIndex},
     version::Version,
@@ -65,7 +66,9 @@ pub(super) fn merge_token(
     now: Millis,
 ) -> TokenMerge {
     if let Some(StoreAnswer { snapshot, abandoned }) = stored {
-        shared.node.merge_stored(record, snapshot.into_record(), Scope::Session, now);
+        if let Snapshot::Present(stored) = snapshot {
+            shared.node.merge_stored(record, stored, Scope::Session, now);
+        }
         record.mark_read(abandoned);
     }
     let payload = merge_payload(shared, record, &opened.token, shared.node.config.resolution, now);

@@ -13,8 +13,8 @@ use layered_session::{
     WritebackFuture,
     testing::{Call, Client, ClientRequest, Jar, ManualClock, Operation, Response, SpyStore, TestError, TestSession},
     tier::{
-        Ask, BoxError, Commit, CommitKind, Committed, Found, Lookup, Mutation, OwnerId, Snapshot, Source, Store,
-        StoredRecord, TierFuture, Version,
+        Ask, BoxError, Change, Commit, CommitKind, Committed, Found, Lookup, OwnerId, Snapshot, Source, Store,
+        StoreError, StoreErrorKind, StoredEnd, StoredEntry, StoredLife, StoredRecord, TierFuture, Version,
     },
 };
 
@@ -50,7 +50,10 @@ fn public_types_have_auto_traits() {
     handle::<MemoryTierBuilder>();
     handle::<Principal>();
     handle::<RelayToken>();
-    handle::<Mutation>();
+    copied::<Change<'_>>();
+    copied::<StoredEnd>();
+    copied::<StoredLife>();
+    copied::<StoreErrorKind>();
     handle::<ChangeEvent>();
     handle::<ManualClock>();
     handle::<SpyStore>();
@@ -85,6 +88,7 @@ fn public_types_have_auto_traits() {
 
     kept::<Changes>();
     kept::<Committed>();
+    kept::<StoredEntry>();
     kept::<DefaultTier>();
     kept::<Explanation>();
     kept::<Found>();
@@ -111,6 +115,7 @@ fn public_types_have_auto_traits() {
     error::<BuildError>();
     error::<MissingSession>();
     error::<MissingValue>();
+    error::<StoreError>();
     error::<TestError>();
     error::<TierError>();
     error::<WriteError>();

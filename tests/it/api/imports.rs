@@ -23,7 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("record", &["error", "id", "node_clock", "time", "value", "version"]),
     ("cookie", &["error", "id", "record", "time", "value", "version"]),
     ("memory", &["error", "id", "node_clock", "notify", "record", "sync", "throttle", "time", "value", "version"]),
-    ("tier", &["error", "id", "node_clock", "record", "throttle", "time", "value", "version"]),
+    ("tier", &["error", "id", "node_clock", "throttle", "time", "value", "version"]),
     ("cross_site", &["cookie", "error", "throttle", "time"]),
     ("config", &["cookie", "id", "record", "tier", "time", "value"]),
     (
@@ -107,7 +107,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "writeback",
         ],
     ),
-    ("testing", &["error", "id", "record", "resolve", "session", "sessions", "tier", "time", "value", "version"]),
+    ("testing", &["error", "id", "resolve", "session", "sessions", "tier", "time", "value", "version"]),
 ];
 
 /// Each module of `session` with its imported modules of `session`, from the bottom up.

@@ -279,8 +279,8 @@ async fn store_gets_session_lifetime() {
     let node = app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let last = || {
         let created = |call: &Call| call.operation() == Operation::Create;
-        let expires = store.take_calls().into_iter().filter(created).filter_map(|call| call.expires()).next_back();
-        days(expires.unwrap(), &app.clock)
+        let keep = store.take_calls().into_iter().filter(created).filter_map(|call| call.keep()).next_back();
+        keep.unwrap().as_secs() / DAY.as_secs()
     };
     let mut browser = Browser::new();
     let write = async |session: Session| {

@@ -84,9 +84,16 @@ fn overtaken() -> SharedTier {
         "overtaken",
         |_| {
             let newer = Some(Bytes::from_static(b"777"));
-            Snapshot::Present(StoredRecord::new().entry(Nosy::NAME, newer, Version::from_u64(1 << 60)))
+            Snapshot::Present(StoredRecord::new(Version::ZERO).with_entry(
+                Nosy::NAME,
+                newer,
+                Version::from_u64(1 << 60),
+            ))
         },
-        |_| Committed::Applied(Version::from_u64(1 << 59)),
+        |_| {
+            let version = Version::from_u64(1 << 59);
+            Committed::Applied { stamp: version, newest: version, generation: version }
+        },
     )
 }
 

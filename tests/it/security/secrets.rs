@@ -142,8 +142,12 @@ async fn show_all(traced: &Trace, node: &Node, session: &Session) {
     traced.show(&DefaultTier::new().value(Theme(canary("default"))).with::<Division>(|_| Division(1)));
     let found = Found::value(&Theme(canary("found"))).unwrap();
     traced.show(&(Lifetime::new(DAY, DAY).unwrap(), &found, Found::from_iter([("theme", canary("row"))])));
-    let stored = || StoredRecord::new().entry("theme", Some(canary("stored").into()), Version::ZERO);
-    traced.show(&(TierFuture::ready(Ok(canary("tier"))), Snapshot::Present(stored()), Committed::Outdated(stored())));
+    let stored = || StoredRecord::new(Version::ZERO).with_entry("theme", Some(canary("stored").into()), Version::ZERO);
+    traced.show(&(
+        TierFuture::<_>::ready(Ok(canary("tier"))),
+        Snapshot::Present(stored()),
+        Committed::Outdated(stored()),
+    ));
     traced.show(&KeyRing::new([canary("key").as_bytes()]).map(drop));
     traced.show(&KeyRing::from_hex(&canary("hex")).map(drop));
 }
@@ -208,14 +212,17 @@ fn noting(owners: &Arc<Mutex<Vec<OwnerId>>>) -> SharedTier {
         move |owner| {
             assert_hides(&format!("{owner:?}"), CANARY);
             of_reads.lock().unwrap().push(owner);
-            Snapshot::Present(StoredRecord::new())
+            Snapshot::Present(StoredRecord::new(Version::ZERO))
         },
         move |commit| {
             assert_hides(&format!("{commit:?}"), CANARY);
             of_writes.lock().unwrap().push(commit.owner());
             let version = Version::from_u64(1_893_456_000_000 << 16);
             assert!(commit.kind() != CommitKind::Create || !commit.changes().is_empty());
-            Committed::Applied(version)
+            match commit.kind() {
+                CommitKind::End { .. } => Committed::Retired(StoredRecord::new(version)),
+                _ => Committed::Applied { stamp: version, newest: version, generation: version },
+            }
         },
     )
 }

@@ -11,7 +11,7 @@ use std::{
 use layered_session::{
     Principal, SharedTier,
     testing::SpyStore,
-    tier::{Ask, Commit, CommitKind, Committed, Snapshot, Store, StoredRecord, TierFuture},
+    tier::{Ask, Commit, CommitKind, Committed, Snapshot, Store, StoreFuture, StoredRecord, Version},
 };
 use tokio::sync::Semaphore;
 
@@ -51,19 +51,19 @@ impl Store for SlowStore {
     fn name(&self) -> &'static str {
         "slow"
     }
-    fn read<'a>(&'a self, asks: &'a [Ask]) -> TierFuture<'a, Vec<Snapshot>> {
+    fn read<'a>(&'a self, asks: &'a [Ask]) -> StoreFuture<'a, Vec<Snapshot>> {
         let at = self.reads.fetch_add(1, Ordering::SeqCst);
-        TierFuture::boxed(async move {
+        StoreFuture::boxed(async move {
             if at == self.hold_at.load(Ordering::SeqCst) {
                 let _permit = self.gate.acquire().await;
             }
             self.spy.read(asks).await
         })
     }
-    fn commit<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
+    fn commit<'a>(&'a self, commit: Commit<'a>) -> StoreFuture<'a, Committed> {
         if self.lose_upserts && matches!(commit.kind(), CommitKind::Upsert) {
             self.upserts.fetch_add(1, Ordering::SeqCst);
-            return TierFuture::ready(Ok(Committed::Outdated(StoredRecord::new())));
+            return StoreFuture::ready(Ok(Committed::Outdated(StoredRecord::new(Version::ZERO))));
         }
         self.spy.commit(commit)
     }

@@ -9,7 +9,9 @@ use http_body_util::Full;
 use layered_session::{
     CloseReason, DefaultTier, LayeredSessionLayer, MissingSessionKind, Principal, Session, SharedTier, WriteErrorKind,
     testing::{Call, ManualClock, Operation, SpyStore},
-    tier::{Ask, Commit, CommitKind, Committed, Found, Snapshot, Store, StoredRecord, TierFuture, Version},
+    tier::{
+        Ask, Commit, CommitKind, Committed, Found, Snapshot, Store, StoreFuture, StoredRecord, TierFuture, Version,
+    },
 };
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -187,11 +189,15 @@ async fn renewal_creates_new_before_ending_old() {
 async fn outdated_snapshot_counts_as_memory() {
     let theirs = || {
         let long = bytes::Bytes::from(vec![b'7'; 10_000]);
-        StoredRecord::new().entry("of_another_build", Some(long), Version::from_u64(1 << 40))
+        StoredRecord::new(Version::ZERO).with_entry("of_another_build", Some(long), Version::from_u64(1 << 40))
     };
     let node = Node::new(
         builder(&ring(), &ManualClock::new())
-            .tier(store("faster", |_| Snapshot::Present(StoredRecord::new()), move |_| Committed::Outdated(theirs())))
+            .tier(store(
+                "faster",
+                |_| Snapshot::Present(StoredRecord::new(Version::ZERO)),
+                move |_| Committed::Outdated(theirs()),
+            ))
             .build()
             .unwrap(),
     );
@@ -236,10 +242,10 @@ impl Store for Shared {
         "shared"
     }
 
-    fn read<'a>(&'a self, asks: &'a [Ask]) -> TierFuture<'a, Vec<Snapshot>> {
+    fn read<'a>(&'a self, asks: &'a [Ask]) -> StoreFuture<'a, Vec<Snapshot>> {
         let names = || [65, 256 + 5, 3 * 256].map(|len| "x".repeat(len)).into_iter();
-        let add = |stored: StoredRecord, name| stored.entry(name, Some("1".into()), Version::ZERO);
-        TierFuture::boxed(async move {
+        let add = |stored: StoredRecord, name| stored.with_entry(name, Some("1".into()), Version::ZERO);
+        StoreFuture::boxed(async move {
             let snapshots = self.0.read(asks).await?.into_iter().map(|snapshot| match snapshot {
                 Snapshot::Present(stored) => Snapshot::Present(names().fold(stored, add)),
                 other => other,
@@ -248,7 +254,7 @@ impl Store for Shared {
         })
     }
 
-    fn commit<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
+    fn commit<'a>(&'a self, commit: Commit<'a>) -> StoreFuture<'a, Committed> {
         self.0.commit(commit)
     }
 }

@@ -9,7 +9,7 @@ use layered_session::{
     LayeredSessionLayer, MissingSessionKind, Principal, Session, SessionWriteback, Sessions, SharedTier,
     WriteErrorKind,
     testing::SpyStore,
-    tier::{Ask, Commit, Committed, Snapshot, Store, TierFuture},
+    tier::{Ask, Commit, Committed, Snapshot, Store, StoreFuture},
 };
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -125,12 +125,12 @@ impl Store for Miscounting {
         "miscounting"
     }
 
-    fn read<'a>(&'a self, _: &'a [Ask]) -> TierFuture<'a, Vec<Snapshot>> {
-        TierFuture::ready(Ok((0..self.0).map(|_| Snapshot::Absent).collect()))
+    fn read<'a>(&'a self, _: &'a [Ask]) -> StoreFuture<'a, Vec<Snapshot>> {
+        StoreFuture::ready(Ok((0..self.0).map(|_| Snapshot::Absent).collect()))
     }
 
-    fn commit<'a>(&'a self, _: Commit<'a>) -> TierFuture<'a, Committed> {
-        TierFuture::ready(Ok(Committed::Absent))
+    fn commit<'a>(&'a self, _: Commit<'a>) -> StoreFuture<'a, Committed> {
+        StoreFuture::ready(Ok(Committed::Absent))
     }
 }
 

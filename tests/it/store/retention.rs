@@ -155,7 +155,7 @@ async fn ordered_and_current_end_share_expiry() {
         .take_calls()
         .into_iter()
         .filter(|call| call.operation() != Operation::Read)
-        .map(|call| call.expires().unwrap())
+        .map(|call| call.keep().unwrap())
         .collect();
     assert!(ends.windows(2).all(|pair| pair[0] == pair[1]), "{ends:?}");
 }

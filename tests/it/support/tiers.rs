@@ -4,7 +4,7 @@ use std::fmt;
 
 use layered_session::{
     SharedTier,
-    tier::{Ask, Commit, Committed, Found, Lookup, OwnerId, Snapshot, Source, Store, TierFuture},
+    tier::{Ask, Commit, Committed, Found, Lookup, OwnerId, Snapshot, Source, Store, StoreFuture, TierFuture},
 };
 
 type Read = Box<dyn for<'a> Fn(Lookup<'a>) -> TierFuture<'a, Found> + Send + Sync>;
@@ -74,11 +74,11 @@ impl Store for ScriptedStore {
         self.name
     }
 
-    fn read<'a>(&'a self, asks: &'a [Ask]) -> TierFuture<'a, Vec<Snapshot>> {
-        TierFuture::ready(Ok(asks.iter().map(|ask| (self.read)(ask.owner())).collect()))
+    fn read<'a>(&'a self, asks: &'a [Ask]) -> StoreFuture<'a, Vec<Snapshot>> {
+        StoreFuture::ready(Ok(asks.iter().map(|ask| (self.read)(ask.owner())).collect()))
     }
 
-    fn commit<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
-        TierFuture::ready(Ok((self.write)(commit)))
+    fn commit<'a>(&'a self, commit: Commit<'a>) -> StoreFuture<'a, Committed> {
+        StoreFuture::ready(Ok((self.write)(commit)))
     }
 }

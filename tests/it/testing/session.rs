@@ -152,6 +152,6 @@ async fn failed_setup_names_cause() {
     store.take_operations();
     store.fail();
     let cold = session(&sessions).with(dark()).await.unwrap_err().to_string();
-    assert!(cold.contains("the shared store did not answer"), "{cold}");
+    assert!(cold.contains("the shared store `spy` failed"), "{cold}");
     assert!(matches!(store.take_operations()[..], [Operation::Create]));
 }

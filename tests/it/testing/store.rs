@@ -4,7 +4,7 @@ use std::future::Future;
 
 use futures_util::FutureExt;
 use layered_session::{
-    Clock, Session, Sessions, SharedTier, WriteErrorKind,
+    Session, Sessions, SharedTier, WriteErrorKind,
     testing::{ManualClock, Operation, SpyStore, TestSession, session},
 };
 
@@ -123,7 +123,7 @@ async fn records_expire_by_store_clock() {
 }
 
 #[tokio::test]
-async fn recorded_calls_name_owner_and_expiry() {
+async fn recorded_calls_name_owner_and_span() {
     let (store, clock) = (SpyStore::new(), ManualClock::new());
     let handle = session(&over(&store, &clock)).await.unwrap();
     handle.set(theme("dark")).await.unwrap();
@@ -131,6 +131,6 @@ async fn recorded_calls_name_owner_and_expiry() {
     let calls = store.take_calls();
     assert_eq!(calls.iter().map(|call| call.operation()).collect::<Vec<_>>(), [Operation::Create, Operation::End]);
     assert!(calls[0].owner() == calls[1].owner());
-    assert_eq!(calls[0].expires(), Some(clock.now() + 2 * HOUR));
+    assert_eq!(calls[0].keep(), Some(2 * HOUR));
     assert_eq!(store.take_calls(), []);
 }
