@@ -4,7 +4,6 @@ pub(crate) mod accept;
 pub(crate) mod asset;
 mod body;
 mod events;
-pub(crate) mod numbers;
 pub(crate) mod reply;
 pub(crate) mod service;
 pub(crate) mod stream;

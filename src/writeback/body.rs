@@ -276,7 +276,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::writeback::numbers::integers_survive;
+    use crate::writeback::accept::integers_survive;
 
     fn code(body: impl AsRef<[u8]>) -> &'static str {
         Posted::parse(body.as_ref()).err().map_or("accepted", |malformed| malformed.code)

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    numbers::is_exact_in_pages,
+    accept::is_exact_in_pages,
     stream::{EventSource, EventText, event},
 };
 use crate::{
