@@ -67,7 +67,7 @@ pub(super) async fn end_own(shared: &SessionShared, reason: CloseReason) -> Resu
     let now = shared.node.now();
     let longest = now.after(shared.node.longest_absolute());
     // Forgotten after the end alone: after a failure, or a dropped call, the next call takes the orders back.
-    let orders = shared.lazy().own_ends.orders();
+    let orders = shared.orders();
     for IssuedOrder { id, principal, .. } in &orders {
         end_id(shared, *id, *principal, longest, now).await?;
     }
@@ -79,7 +79,7 @@ pub(super) async fn end_own(shared: &SessionShared, reason: CloseReason) -> Resu
     let at_least = if orders.is_empty() { now } else { longest };
     let ended = end_session(shared, reason, at_least, now).await?;
     shared.set_own_lifetime(None);
-    shared.lazy().own_ends.forget_orders(&orders);
+    shared.forget_orders(&orders);
     match ended {
         Some(EndedRecord { id, until, principal }) => {
             others.truncate(MAX_BEGUN);
@@ -93,7 +93,7 @@ pub(super) async fn end_own(shared: &SessionShared, reason: CloseReason) -> Resu
             let principal = before.and_then(|before| before.principal).or(orderer);
             let id = others.remove(0);
             others.truncate(MAX_BEGUN);
-            shared.lazy().own_ends.set(OwnEnd { id, until: longest, principal, others });
+            shared.set_own_end(OwnEnd { id, until: longest, principal, others });
         }
         // No session lives, so there is nothing to end.
         None => {

@@ -126,7 +126,7 @@ pub(super) fn order(shared: &SessionShared, ordering: &Ordering) -> Result<Relay
     let changes: Vec<_> = ordering.user.iter().chain(&ordering.grants).cloned().collect();
     check_fit(shared, &base, ordering.turn, planned, &changes, now)?;
     let principal = user.or_else(|| shared.principal(now)).map(|principal| principal.owner.tag());
-    planned.id = shared.lazy().own_ends.note_order(IssuedOrder { id: planned.id, turn: ordering.turn, principal })?;
+    planned.id = shared.note_order(IssuedOrder { id: planned.id, turn: ordering.turn, principal })?;
     let (named, no_cookie) = match &base {
         OrderBase::Living(record) => (Named::Living, !record.is_confirmed()),
         // The response to this handle's request, or a removal that its page brought, may have removed the cookie.
@@ -201,7 +201,7 @@ fn plan_session(
     now: Millis,
 ) -> Result<PlannedSession, WriteError> {
     // The page has brought an order of this handle, and is in another session by now.
-    if shared.lazy().own_ends.orders().iter().any(|order| shared.node.is_known(&order.id)) {
+    if shared.orders().iter().any(|order| shared.node.is_known(&order.id)) {
         return Err(WriteError::closed(CloseReason::Renewed));
     }
     let time = &shared.node.time;

@@ -23,7 +23,10 @@ pub(in crate::session) struct LazyState {
     lifecycle_lock: tokio::sync::Mutex<()>,
     /// The lifetime that the application gave to this handle's next session.
     lifetime: Mutex<Option<Lifetime>>,
-    pub(in crate::session) own_ends: OwnEnds,
+    /// The sessions that orders of this handle may begin. The newest order is last.
+    issued: Mutex<Vec<IssuedOrder>>,
+    /// The session that this handle ended last, unless another session has begun since.
+    own_end: Mutex<Option<OwnEnd>>,
     /// The principal's record, if this handle holds the record. Memory drops a never-used record with its last holder.
     pub(super) principal: Mutex<Option<Arc<Record>>>,
     /// The principal that the identity value names, with the session and the version of that value.
@@ -60,65 +63,6 @@ pub(in crate::session) struct OwnEnd {
     pub(in crate::session) others: Vec<SessionId>,
 }
 
-/// The ended sessions of a handle, and the sessions that its orders may yet begin.
-#[derive(Debug, Default)]
-pub(in crate::session) struct OwnEnds {
-    /// The newest order is last.
-    issued: Mutex<Vec<IssuedOrder>>,
-    ended: Mutex<Option<OwnEnd>>,
-}
-
-impl OwnEnds {
-    /// Notes the session that an order is to begin, and returns the id for the order. An order takes the id of an
-    /// earlier order of the same turn and user, so that at most one of the two is carried out.
-    ///
-    /// # Errors
-    ///
-    /// `Invalid` if an end of the handle's session could not take back one more order.
-    pub(in crate::session) fn note_order(&self, planned: IssuedOrder) -> Result<SessionId, WriteError> {
-        // A removal names the ended sessions too.
-        let ended = self.last().map_or(0, |ended| 1 + ended.others.len());
-        let mut issued = self.issued.lock();
-        let same = |earlier: &IssuedOrder| earlier.turn == planned.turn && earlier.principal == planned.principal;
-        let order = match issued.iter().position(same) {
-            Some(at) => issued.remove(at),
-            None if issued.len() == MAX_ISSUED_ORDERS || issued.len() + ended >= MAX_BEGUN => {
-                let message = "this handle has made tokens for the sign-in or renewal of too many users (limit: 8, or \
-                               15 with the sessions that the handle has ended), since one sign-out must be able to \
-                               revoke all of them: make the token on the handle of a new request";
-                return Err(WriteError::new(WriteErrorKind::Invalid, message));
-            }
-            None => planned,
-        };
-        issued.push(order);
-        Ok(order.id)
-    }
-
-    /// Returns the sessions that the orders of this handle may begin.
-    pub(in crate::session) fn orders(&self) -> Vec<IssuedOrder> {
-        self.issued.lock().clone()
-    }
-
-    /// Forgets orders that can no longer begin a session.
-    pub(in crate::session) fn forget_orders(&self, void: &[IssuedOrder]) {
-        self.issued.lock().retain(|issued| void.iter().all(|void| void.id != issued.id));
-    }
-
-    /// Returns the session that the handle ended last.
-    pub(in crate::session) fn last(&self) -> Option<OwnEnd> {
-        self.ended.lock().clone()
-    }
-
-    /// Notes the ended session whose cookie the handle's page is to remove.
-    pub(in crate::session) fn set(&self, ended: OwnEnd) {
-        *self.ended.lock() = Some(ended);
-    }
-
-    pub(in crate::session) fn forget(&self) {
-        *self.ended.lock() = None;
-    }
-}
-
 impl SessionShared {
     pub(in crate::session) fn lazy(&self) -> &LazyState {
         self.lazy.get_or_init(Box::default)
@@ -146,7 +90,7 @@ impl SessionShared {
 
     /// Notes the end of this handle's session by this handle. Only the handle and its clones may begin another session.
     pub(in crate::session) fn note_own_end(&self, ended: OwnEnd) {
-        self.lazy().own_ends.set(ended);
+        self.set_own_end(ended);
         self.flags.own_ends.fetch_add(1, Ordering::AcqRel);
         // The record has notified its subscribers already. A watch that read before this note reads again.
         if let Some(wakers) = self.wakers() {
@@ -154,9 +98,14 @@ impl SessionShared {
         }
     }
 
+    /// Notes the ended session whose cookie the handle's page is to remove.
+    pub(in crate::session) fn set_own_end(&self, ended: OwnEnd) {
+        *self.lazy().own_end.lock() = Some(ended);
+    }
+
     /// Returns the session that this handle ended last, unless another session has begun since.
     pub(in crate::session) fn own_end(&self) -> Option<OwnEnd> {
-        self.lazy.get()?.own_ends.last()
+        self.lazy.get()?.own_end.lock().clone()
     }
 
     /// Whether this handle has ended its session, and has begun no other session since.
@@ -173,7 +122,42 @@ impl SessionShared {
     pub(in crate::session) fn forget_own_end(&self) {
         self.flags.may_begin.clear();
         if let Some(lazy) = self.lazy.get() {
-            lazy.own_ends.forget();
+            *lazy.own_end.lock() = None;
         }
+    }
+
+    /// Notes the session that an order is to begin, and returns the id for the order. An order takes the id of an
+    /// earlier order of the same turn and user, so that at most one of the two is carried out.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` if an end of the handle's session could not take back one more order.
+    pub(in crate::session) fn note_order(&self, planned: IssuedOrder) -> Result<SessionId, WriteError> {
+        // A removal names the ended sessions too.
+        let ended = self.own_end().map_or(0, |ended| 1 + ended.others.len());
+        let mut issued = self.lazy().issued.lock();
+        let same = |earlier: &IssuedOrder| earlier.turn == planned.turn && earlier.principal == planned.principal;
+        let order = match issued.iter().position(same) {
+            Some(at) => issued.remove(at),
+            None if issued.len() == MAX_ISSUED_ORDERS || issued.len() + ended >= MAX_BEGUN => {
+                let message = "this handle has made tokens for the sign-in or renewal of too many users (limit: 8, or \
+                               15 with the sessions that the handle has ended), since one sign-out must be able to \
+                               revoke all of them: make the token on the handle of a new request";
+                return Err(WriteError::new(WriteErrorKind::Invalid, message));
+            }
+            None => planned,
+        };
+        issued.push(order);
+        Ok(order.id)
+    }
+
+    /// Returns the sessions that the orders of this handle may begin.
+    pub(in crate::session) fn orders(&self) -> Vec<IssuedOrder> {
+        self.lazy().issued.lock().clone()
+    }
+
+    /// Forgets orders that can no longer begin a session.
+    pub(in crate::session) fn forget_orders(&self, void: &[IssuedOrder]) {
+        self.lazy().issued.lock().retain(|issued| void.iter().all(|void| void.id != issued.id));
     }
 }
