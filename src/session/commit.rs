@@ -214,7 +214,7 @@ pub(super) fn begin_life(shared: &SessionShared, birth: Version, now: Millis) ->
     life
 }
 
-/// Refuses a write that can no longer have an effect: after the response head, without memory.
+/// Refuses a write that can no longer have an effect: once the response head has left, in a chain without memory.
 pub(super) fn check_head(shared: &SessionShared) -> Result<(), WriteError> {
     if shared.node.memory.is_none() && shared.flags.head_sent.is_set() {
         return Err(WriteError::new(
@@ -255,7 +255,8 @@ pub(super) async fn clear(shared: &SessionShared) -> Result<(), WriteError> {
     commit(shared, scope, WriteScope::ClearAll, &changes).await.map(drop)
 }
 
-/// The most attempts of an outdated write. As many losses in a row mean that another writer writes in a loop.
+/// The maximum number of attempts of an outdated write. So many losses in a row mean that another writer writes in a
+/// loop.
 const MAX_ATTEMPTS: usize = 32;
 
 /// The record that a write goes to.
@@ -276,7 +277,7 @@ impl WriteTarget {
     }
 }
 
-/// Why a commit changed nothing.
+/// The reason for which a commit changed nothing.
 #[derive(Debug)]
 pub(super) enum CommitFailure {
     /// Another write came first: read again.

@@ -57,7 +57,7 @@ pub(super) async fn destroy(shared: &SessionShared) -> Result<(), WriteError> {
     end_own(shared, CloseReason::Destroyed).await
 }
 
-/// Ends the handle's session, and the sessions that orders of this handle may begin. The caller holds
+/// Ends the handle's session, and the sessions that this handle's orders may still begin. The caller holds
 /// [`SessionShared::lifecycle_lock`], so that no clone renews the session meanwhile.
 pub(super) async fn end_own(shared: &SessionShared, reason: CloseReason) -> Result<(), WriteError> {
     if matches!(shared.binding(), Binding::Fenced(CloseReason::Ambiguous)) {
@@ -66,7 +66,8 @@ pub(super) async fn end_own(shared: &SessionShared, reason: CloseReason) -> Resu
     }
     let now = shared.node.now();
     let longest = now.after(shared.node.longest_absolute());
-    // Forgotten after the end alone: after a failure, or a dropped call, the next call takes the orders back.
+    // The orders are forgotten only after their sessions have ended: after a failure or a dropped call, the next call
+    // ends these sessions.
     let orders = shared.orders();
     for IssuedOrder { id, principal, .. } in &orders {
         end_id(shared, *id, *principal, longest, now).await?;
@@ -116,7 +117,8 @@ struct EndedRecord {
     principal: Option<PrincipalTag>,
 }
 
-/// Ends the handle's session, or the session that a renewal has made of it. `None` if there is no session to end.
+/// Ends the handle's session, or the successor that a renewal of the session began. `None` if there is no session to
+/// end.
 async fn end_session(
     shared: &SessionShared,
     reason: CloseReason,
@@ -155,7 +157,8 @@ pub(super) async fn end_all_sessions(shared: &SessionShared) -> Result<(), Write
         }
     };
     check_ends_kept(shared)?;
-    // The own end comes before the revocation, whose stamp would end this session as another handle's end.
+    // This session ends before the revocation. The revocation's stamp covers this session too, so this handle would
+    // otherwise see an end by another handle.
     end_own(shared, CloseReason::Revoked).await?;
     revoke(shared, &principal);
     Ok(())
@@ -188,7 +191,7 @@ pub(crate) fn check_ends_kept(shared: &SessionShared) -> Result<(), WriteError> 
     Ok(())
 }
 
-/// Returns the session and the principal, for a turn that concerns all sessions of the principal.
+/// Returns the session and its principal, for the end of several sessions of the principal.
 fn signed_in(
     shared: &SessionShared,
     record: Option<Arc<Record>>,
@@ -214,8 +217,8 @@ fn signed_in(
     Ok((record, principal))
 }
 
-/// Ends all sessions of a principal whose ids were minted up to now. Returns the stamp: the version up to which they
-/// end.
+/// Ends all sessions of a principal whose ids were made up to now. Returns the version up to which the sessions have
+/// ended.
 pub(crate) fn revoke(shared: &SessionShared, principal: &ResolvedPrincipal) -> Version {
     let now = shared.node.now();
     let record = shared.hold_principal(principal, now);
@@ -223,7 +226,8 @@ pub(crate) fn revoke(shared: &SessionShared, principal: &ResolvedPrincipal) -> V
         let mut state = record.write();
         record.reset_if_idle(&mut state, now);
         let time = &shared.node.time;
-        // This node doesn't know the counters of other nodes in this millisecond: ids that were minted in it end too.
+        // This node doesn't know the counters of other nodes in this millisecond, so all ids of the millisecond end
+        // too.
         let version = time.fresh(now, Version::ZERO).max(Version::last_at(time.wall(now)));
         time.note_version(version, now);
         if let Kind::Principal(principal) = &mut state.kind {
@@ -240,7 +244,8 @@ pub(crate) fn revoke(shared: &SessionShared, principal: &ResolvedPrincipal) -> V
     version
 }
 
-/// Returns the session that a `destroy` of this handle ends: the handle's own while that lives, else its successor.
+/// Returns the session that a `destroy` of this handle ends: the handle's own session if that session lives, else its
+/// living successor.
 pub(super) fn session_to_end(shared: &SessionShared, now: Millis) -> Option<Arc<Record>> {
     shared.live(now).ok().or_else(|| exempt_session(shared, now)).or_else(|| living_successor(shared, now))
 }

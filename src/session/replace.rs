@@ -24,10 +24,10 @@ use crate::{
     version::Version,
 };
 
-/// The values and the life with which the session of a turn begins.
+/// The values and the life with which a renewal or a sign-in begins the new session.
 pub(super) struct SessionStart<'a> {
     pub(super) kind: StartKind,
-    /// The id and the birth that an order has planned; without an order the turn makes both.
+    /// The id and the birth that an order has planned. Without an order, the renewal or the sign-in makes both.
     pub(super) planned: Option<PlannedSession>,
     /// Values that are written under the new id: at a sign-in the identity value first.
     pub(super) changes: &'a [Mutation],
@@ -35,10 +35,10 @@ pub(super) struct SessionStart<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StartKind {
-    /// All values and the lifetime go along.
+    /// The new session keeps all values and the lifetime.
     Renewal,
-    /// The values of session scope go along; anonymous choices of principal scope don't. The life begins anew, with the
-    /// configured lifetime or the handle's.
+    /// The new session keeps the values of session scope, and no anonymous choice of principal scope. The life begins
+    /// anew, with the configured lifetime or with the lifetime that the application gave the handle.
     SignIn {
         /// The user's sessions up to this version have ended.
         above: Version,
@@ -58,8 +58,8 @@ impl SessionStart<'_> {
 pub(super) struct Replacement<'a> {
     pub(super) start: &'a SessionStart<'a>,
     pub(super) predecessor: Predecessor,
-    /// Whether a sign-out with the old id ends the new session too. After a sign-in it doesn't: an attacker may have
-    /// planted the old cookie before the login.
+    /// Whether a sign-out with the old id ends the new session too. False for a sign-in: an attacker may have planted
+    /// the old cookie before the login.
     pub(super) followed: bool,
 }
 
@@ -118,7 +118,7 @@ fn swap_records(
 
 /// # Errors
 ///
-/// `TooLarge` where the values that the turn writes do not fit beside the values that go along.
+/// `TooLarge` where the values to write do not fit beside the values that the new session keeps.
 pub(super) fn successor_state(
     shared: &SessionShared,
     state: &State,

@@ -30,7 +30,8 @@ pub(super) use self::lazy::{IssuedOrder, OwnEnd};
 pub(crate) struct SessionShared {
     pub(crate) node: Arc<Node>,
     pub(super) binding: RwLock<Binding>,
-    /// The principal that the request's head or the job names. Otherwise the session's identity value may name one.
+    /// The principal that the request's head or the job names. If neither names a principal, the session's identity
+    /// value may.
     pub(super) head_principal: Option<Arc<ResolvedPrincipal>>,
     /// The node's count of revocations at the last check of the principal.
     pub(super) revocations: AtomicU64,
@@ -92,8 +93,8 @@ impl RequestToken {
 /// The tokens that a request brought under our cookie's name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct CookieTokens {
-    /// The sessions of genuine tokens before their absolute deadline, without duplicates. The idle deadline of the seal
-    /// does not count.
+    /// The sessions of genuine tokens before their absolute deadline, without duplicates. A token past its idle
+    /// deadline counts too.
     pub(super) ids: Vec<SessionId>,
     /// Whether any value did not open or was not tried: the request has more than four values, or more bytes or pairs
     /// than the scan reads.
@@ -221,11 +222,11 @@ impl SessionShared {
         self.close_reason(self.node.now()).map_or(Ok(()), |reason| Err(WriteError::closed(reason)))
     }
 
-    /// Ends the session if all sessions of its principal were ended after the session's id was minted.
+    /// Ends the session if all sessions of its principal were ended after the session got its id.
     ///
     /// # Errors
     ///
-    /// `Revoked` if the session is over by that.
+    /// `Revoked` if the session has ended for this reason.
     pub(super) fn check_revoked(&self, bound: &Arc<Record>, now: Millis) -> Result<(), CloseReason> {
         let revocations = self.node.revocations.load(Ordering::Acquire);
         if self.revocations.load(Ordering::Relaxed) == revocations {

@@ -48,7 +48,7 @@ struct Spied {
     records: HashMap<OwnerId, StoredRecord>,
     calls: Vec<Call>,
     failing: bool,
-    /// How many more writes find themselves outdated.
+    /// The number of writes that the store still answers as outdated.
     outdated: usize,
     requests_held: Option<Operation>,
     answers_held: Option<Operation>,
@@ -156,7 +156,7 @@ impl SpyStore {
         lock(&self.0).failing = false;
     }
 
-    /// Keeps calls of this kind from the store from now on, until [`release`](Self::release).
+    /// Holds calls of this kind back from the store from now on, until [`release`](Self::release).
     ///
     /// ```
     /// # use {layered_session::{CookieTier, KeyRing, SessionValue, Sessions, SharedTier}, futures_util::future::FutureExt};
@@ -182,12 +182,12 @@ impl SpyStore {
         lock(&self.0).requests_held = Some(operation);
     }
 
-    /// Carries calls of this kind out from now on, and keeps their answers until [`release`](Self::release).
+    /// Carries out calls of this kind from now on, and holds their answers back until [`release`](Self::release).
     pub fn hold_answers(&self, operation: Operation) {
         lock(&self.0).answers_held = Some(operation);
     }
 
-    /// Lets every call that waits go on, and holds no more.
+    /// Lets every waiting call go on, and holds no further call.
     pub fn release(&self) {
         let waiting = {
             let mut spied = lock(&self.0);
@@ -197,7 +197,7 @@ impl SpyStore {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// Finds the next writes outdated, so many, as if another node were faster each time.
+    /// Answers the next `writes` writes as outdated, as if another node were faster each time.
     ///
     /// ```
     /// use layered_session::testing::SpyStore;
@@ -248,19 +248,19 @@ impl SpyStore {
         lock(&self.0).records.clear();
     }
 
-    /// Reads this clock: the store drops each record when the spans of its commits have passed ([`Commit::keep`]).
-    /// Without a clock the store's time stands still, and the store keeps records for ever.
+    /// Gives the store a clock: the store then drops each record when the spans of its commits have passed
+    /// ([`Commit::keep`]). Without a clock the store's time stands still, and the store keeps records for ever.
     pub fn expire_by(self, clock: impl Clock) -> Self {
         lock(&self.0).clock = Some(Arc::new(clock));
         self
     }
 
-    /// The calls since the last time, failed ones too.
+    /// Returns the calls since the last `take_calls`, failed calls too.
     pub fn take_calls(&self) -> Vec<Call> {
         std::mem::take(&mut lock(&self.0).calls)
     }
 
-    /// The kinds of the calls since the last time, failed ones too.
+    /// Returns the kinds of the calls since the last `take_calls` or `take_operations`, failed calls too.
     pub fn take_operations(&self) -> Vec<Operation> {
         self.take_calls().iter().map(Call::operation).collect()
     }

@@ -37,8 +37,8 @@ pub enum CommitKind {
         /// The name of the value that stays: the value of the signed-in user.
         except: Option<&'static str>,
     },
-    /// Ends all sessions of a principal that began before: raises [`StoredRecord::not_before`] to the stamp of this
-    /// commit. Creates a missing record.
+    /// Ends all sessions of a principal that began before this commit: raises [`StoredRecord::not_before`] to the
+    /// commit's stamp. Creates a missing record.
     Revoke,
     /// Ends the record, and drops its values: from now on the store answers [`Snapshot::Ended`](super::Snapshot), until
     /// the record expires. A store without the record notes the end too, and answers [`Committed::Absent`].
@@ -73,14 +73,14 @@ impl<'a> Commit<'a> {
         self.life
     }
 
-    /// The newest version of this owner that the node knows, from memory or a cookie. The stamp is above this version
-    /// also if the store has lost the record.
+    /// The newest version of this owner that the node knows, from memory or a cookie. The store stamps the commit above
+    /// this version, even if the store has lost the record.
     pub const fn above(&self) -> Version {
         self.above
     }
 
-    /// The span for which the store keeps the record at least, from now on. A commit never shortens the time that an
-    /// earlier commit has set.
+    /// The minimum span for which the store keeps the record, counted from the commit. A commit never shortens the span
+    /// that an earlier commit has set.
     pub const fn keep(&self) -> Duration {
         self.keep
     }
@@ -174,7 +174,8 @@ impl<'a> Change<'a> {
         self.version
     }
 
-    /// The version that the record must have ([`Version::ZERO`]: none), or the store answers [`Committed::Outdated`].
+    /// The version that the value must have in the record ([`Version::ZERO`]: the record must have no entry of the
+    /// value). For another version the store answers [`Committed::Outdated`].
     pub const fn replaces(&self) -> Option<Version> {
         self.replaces
     }
@@ -221,7 +222,8 @@ pub enum Committed {
     /// The store made no change: a change replaces a version that is no longer current, or the record to create exists.
     /// Contains the current record.
     Outdated(StoredRecord),
-    /// The store has no such record, and made no change but the note of an end.
+    /// The store has no such record, and made no change. The only exception is a commit of kind `End`: the store notes
+    /// the end.
     Absent,
     /// The record has ended, and the store made no change.
     Ended(StoredEnd),

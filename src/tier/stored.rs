@@ -34,7 +34,7 @@ pub struct StoredRecord {
 }
 
 impl StoredRecord {
-    /// Creates a record without values, of a generation.
+    /// Creates a record without values. `generation` is the stamp of the commit that created the record.
     pub const fn new(generation: Version) -> Self {
         Self {
             generation,
@@ -83,7 +83,7 @@ impl StoredRecord {
         self.entries.iter()
     }
 
-    /// Sets the newest version.
+    /// Sets the newest version of the record.
     #[must_use]
     pub const fn with_newest(mut self, newest: Version) -> Self {
         self.newest = newest;
@@ -170,7 +170,8 @@ impl StoredEntry {
         self.version
     }
 
-    /// Returns the order of copies: by version, then a tombstone above a value, then by the bytes.
+    /// Returns the rank of this copy among copies of the value: by version, then a tombstone above a value, then by the
+    /// bytes.
     pub(crate) fn rank(&self) -> (Version, bool, Option<&[u8]>) {
         (self.version, self.json.is_none(), self.json.as_deref())
     }
@@ -202,7 +203,7 @@ impl StoredLife {
         Self { absolute_deadline, idle, ends_with_browser: false, version }
     }
 
-    /// Ends the cookie when the browser closes.
+    /// Sets whether the cookie ends when the browser closes.
     #[must_use]
     pub const fn until_browser_closes(mut self, ends: bool) -> Self {
         self.ends_with_browser = ends;
@@ -251,7 +252,7 @@ impl StoredEnd {
         self
     }
 
-    /// The reason in the commit of kind [`End`](super::CommitKind::End).
+    /// The reason that the commit of kind [`End`](super::CommitKind::End) gave.
     pub const fn reason(&self) -> CloseReason {
         self.reason
     }

@@ -16,7 +16,7 @@ use crate::{
 /// The decision about an opened token.
 #[expect(clippy::large_enum_variant, reason = "each load moves one admission, once")]
 pub(super) enum Admission {
-    /// The store has no such session: the request counts as one without a token.
+    /// The store has no such session: the request counts as a request without a token.
     Unknown,
     /// The session is over.
     Over(Binding),
@@ -97,8 +97,8 @@ fn settle(
     Admission::Live(record, Some((opened, stored)))
 }
 
-/// Ends the id that a session had before its last turn, which may have happened on another node. A socket or a copied
-/// cookie with the former id has no session on this node from then on.
+/// Ends the id that a session had before its last renewal or sign-in, which may have happened on another node. From
+/// then on a socket or a copied cookie with the former id has no session on this node.
 fn end_predecessor(shared: &SessionShared, record: &Arc<Record>, token: &CurrentToken, now: Millis) {
     let (Some(memory), Some(predecessor)) = (&shared.node.memory, token.payload.head.predecessor) else { return };
     // A late sign-out with the former id ends this session too: see `end`.
