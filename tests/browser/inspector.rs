@@ -134,7 +134,7 @@ async fn refused_inspector_shows_the_reason() -> Result {
 }
 
 #[tokio::test]
-async fn inspector_follows_after_the_page_cache() -> Result {
+async fn inspector_from_page_cache_shows_new_changes() -> Result {
     let server = Server::of("inspector")?;
     let browser = Browser::start(&server).await?;
     let (tab, shop) = (browser.open_at("inspector").await?, browser.open_at("").await?);
@@ -153,7 +153,7 @@ async fn inspector_follows_after_the_page_cache() -> Result {
 }
 
 #[tokio::test]
-async fn delays_restart_after_the_page_cache() -> Result {
+async fn reconnect_delays_restart_after_the_page_cache() -> Result {
     let (server, elsewhere) = (Server::of("inspector")?, Server::of("cart")?);
     let browser = Browser::start(&server).await?;
     let tab = browser.open_at("").await?;

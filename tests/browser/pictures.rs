@@ -61,7 +61,7 @@ impl Tab {
 }
 
 #[tokio::test]
-async fn cart_in_both_schemes() -> Result {
+async fn cart_fits_screens_in_both_schemes() -> Result {
     let mut server = Server::of("cart")?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
@@ -81,7 +81,7 @@ async fn cart_in_both_schemes() -> Result {
 }
 
 #[tokio::test]
-async fn inspector_in_both_schemes() -> Result {
+async fn inspector_fits_screens_in_both_schemes() -> Result {
     let server = Server::of("inspector")?;
     let browser = Browser::start(&server).await?;
     let (tab, shop) = (browser.open_at("inspector").await?, browser.open_at("").await?);

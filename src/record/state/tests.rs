@@ -110,7 +110,7 @@ fn removals_outlast_cookies_of_earlier_lifetime() {
 }
 
 #[test]
-fn expired_value_leaves_the_version() {
+fn expired_value_keeps_its_version() {
     #[derive(serde::Serialize, serde::Deserialize)]
     struct Brief(u8);
     impl SessionValue for Brief {

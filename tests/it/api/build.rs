@@ -124,7 +124,7 @@ fn row<const ROW: u8>(chain: SessionsBuilder) -> SessionsBuilder {
 }
 
 #[test]
-fn value_limit_is_255() {
+fn chain_declares_at_most_255_values() {
     let rows = [row::<0>, row::<1>, row::<2>, row::<3>, row::<4>, row::<5>, row::<6>, row::<7>];
     let more = [row::<8>, row::<9>, row::<10>, row::<11>, row::<12>, row::<13>, row::<14>];
     let most = || rows.iter().chain(&more).fold(chain(), |chain, row| row(chain));

@@ -78,7 +78,7 @@ async fn failed_handler_keeps_its_write() {
 }
 
 #[tokio::test]
-async fn equal_version_loser_is_replaced() {
+async fn greater_of_equal_versions_replaces_cookie_copy() {
     let (ring, clock) = (ring(), ManualClock::new());
     let (one, two) =
         (Node::new(builder(&ring, &clock).build().unwrap()), Node::new(builder(&ring, &clock).build().unwrap()));
@@ -191,7 +191,7 @@ async fn lost_sign_in_response_loses_values() {
 }
 
 #[tokio::test]
-async fn slow_request_keeps_user_value() {
+async fn user_value_survives_idle_time_during_request() {
     let app = App::with(|sessions| sessions.principal_idle(Duration::from_secs(2)));
     let mut browser = signed_in(&app.node, "ada").await;
     browser.visit(&app.node, async |session| session.set(Division(3)).await.unwrap()).await;

@@ -40,7 +40,7 @@ async fn take_without_session_returns_none() {
 }
 
 #[tokio::test]
-async fn flash_message_follows_revocation() {
+async fn flash_message_is_stored_after_revocation() {
     let node = App::new().node;
     let mut browser = revoked(&node).await;
     let sign_out = async |session: Session| {

@@ -178,7 +178,7 @@ async fn lifetime_set_after_destroy_applies() {
 }
 
 #[tokio::test]
-async fn late_sign_in_keeps_lifetime() {
+async fn sign_in_after_sign_out_uses_set_lifetime() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;

@@ -224,7 +224,7 @@ async fn clock_step_back_changes_no_expiry() {
 
 // R5.
 #[tokio::test]
-async fn remember_me_follows_session() {
+async fn set_lifetime_holds_after_renewal_and_elsewhere() {
     let app = app();
     let mut browser = app.dark().await;
     let other = app.start();
@@ -351,7 +351,7 @@ async fn expired_sessions_leave_memory() {
 }
 
 #[tokio::test]
-async fn later_lifetime_beats_fast_clock() {
+async fn later_lifetime_beats_earlier_fast_clock_lifetime() {
     let (ring, ahead, clock) = (ring(), ManualClock::new(), ManualClock::new());
     ahead.advance(Duration::from_secs(300));
     let first = Node::new(builder(&ring, &ahead).build().unwrap());

@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn flash_message_follows_sign_out() {
+async fn flash_message_is_stored_after_sign_out() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
@@ -99,7 +99,7 @@ async fn bring_as(browser: &Browser, node: &Node, user: &'static str, order: &Re
 
 // The user that `identify` names stays when the session ends.
 #[tokio::test]
-async fn renewal_order_keeps_user_after_destroy() {
+async fn other_user_cannot_bring_renewal_order() {
     let (node, browser) = identified_by_head().await;
     let order = renewal_after_an_end(&node, &browser).await;
     for (user, status) in [("bob", StatusCode::CONFLICT), ("ada", StatusCode::OK)] {

@@ -281,7 +281,7 @@ async fn watch_sees_user_values_expire() {
 
 // G18.
 #[tokio::test]
-async fn watch_sees_equal_version_winner() {
+async fn watch_sees_greater_of_equal_versions() {
     let (ring, clock) = (ring(), ManualClock::new());
     let nodes = [(); 2].map(|()| Node::new(builder(&ring, &clock).build().unwrap()));
     let mut browser = visitor(&nodes[0]).await;

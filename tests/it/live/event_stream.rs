@@ -455,7 +455,7 @@ fn heartbeat_interval_is_bounded() {
 }
 
 #[tokio::test]
-async fn page_sees_equal_version_winner() {
+async fn page_sees_greater_of_equal_versions() {
     let app = App::new();
     let nodes = [app.start(), app.start()];
     let mut browser = visitor(&nodes[0]).await;

@@ -315,7 +315,7 @@ async fn open_sockets_allow_eviction_within_minute() {
 }
 
 #[test]
-fn renewed_record_stays_unsaved() {
+fn renewed_unsaved_session_is_evicted_as_dirty() {
     let tier = Tier::new(1);
     let mut browser = tier.unsaved();
     tier.visit(&mut browser, async |session| session.renew().await.unwrap());

@@ -25,7 +25,7 @@ async fn birth_token_gives_cookie_once() {
 }
 
 #[tokio::test]
-async fn second_birth_token_still_works() {
+async fn later_birth_token_works_after_lost_answer() {
     let node = App::new().node;
     let live = socket(&Browser::new(), &node).await;
     live.set(theme("light")).await.unwrap();
@@ -51,7 +51,7 @@ async fn each_node_accepts_birth_token_once() {
 }
 
 #[tokio::test]
-async fn birth_token_needs_stored_session() {
+async fn store_without_session_refuses_birth_token() {
     let (app, store) = (App::new(), SpyStore::new());
     let over = |store: SpyStore| app.start_with(|sessions| sessions.tier(SharedTier::new(store)));
     let first = over(store.clone());

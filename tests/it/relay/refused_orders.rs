@@ -302,7 +302,7 @@ async fn refused_sign_in_order_keeps_relayed_values() {
 }
 
 #[tokio::test]
-async fn sign_in_order_excludes_other_values() {
+async fn sign_in_order_with_other_values_is_refused() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let token = login(&socket(&browser, &node).await);

@@ -120,7 +120,7 @@ async fn relay_token_expires_with_cookie() {
 
 // G19.
 #[tokio::test]
-async fn relay_token_order_is_irrelevant() {
+async fn reordered_relay_tokens_end_in_same_state() {
     let app = App::new();
     let node = app.start();
     let browser = visitor(&node).await;
@@ -242,7 +242,7 @@ async fn birth_token_expires_after_one_minute() {
 }
 
 #[tokio::test]
-async fn birth_token_keeps_other_cookies() {
+async fn birth_token_replaces_no_other_session() {
     let app = App::new();
     let node = app.start();
     let (_live, token) = born(&node).await;
@@ -258,7 +258,7 @@ async fn birth_token_keeps_other_cookies() {
 }
 
 #[tokio::test]
-async fn repeated_birth_token_keeps_session() {
+async fn repeated_birth_token_begins_no_second_session() {
     let app = App::new();
     let node = app.start();
     let (live, token) = born(&node).await;
@@ -348,7 +348,7 @@ async fn relay_token_carries_socket_use() {
 }
 
 #[tokio::test]
-async fn relayed_values_count_as_memory() {
+async fn relayed_values_are_counted_in_bytes() {
     let app = App::new();
     let (here, there) = (app.start(), app.start());
     let mut browser = visitor(&here).await;

@@ -172,7 +172,7 @@ async fn users_share_no_cookie_values() {
 
 // G7.
 #[tokio::test]
-async fn anonymous_choice_survives_user() {
+async fn user_write_keeps_anonymous_choice() {
     let app = App::new();
     let start = || Node::new(identified_by_head(&app).build().unwrap());
     let (node, mut browser) = (start(), Browser::new());
@@ -273,7 +273,7 @@ async fn cookie_drops_other_users_values() {
 }
 
 #[tokio::test]
-async fn cookie_use_keeps_user_record() {
+async fn use_in_cookie_extends_user_record() {
     let app = App::new();
     let node = || app.start_with(|sessions| sessions.principal_idle(HOUR));
     let (here, there) = (node(), node());

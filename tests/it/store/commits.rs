@@ -186,7 +186,7 @@ async fn renewal_creates_new_before_ending_old() {
 }
 
 #[tokio::test]
-async fn outdated_snapshot_counts_as_memory() {
+async fn outdated_snapshot_is_counted_in_bytes() {
     let theirs = || {
         let long = bytes::Bytes::from(vec![b'7'; 10_000]);
         StoredRecord::new(Version::ZERO).with_entry("of_another_build", Some(long), Version::from_u64(1 << 40))

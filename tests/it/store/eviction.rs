@@ -106,7 +106,7 @@ const HELD: [(&str, Make); 5] = [
 ];
 
 #[test]
-fn stored_session_counts_as_saved() {
+fn stored_session_is_evicted_as_clean() {
     for (what, make) in HELD {
         let nodes = Nodes::new();
         let node = nodes.node(100_000);
@@ -123,7 +123,7 @@ fn stored_session_counts_as_saved() {
 }
 
 #[test]
-fn stored_user_counts_as_saved() {
+fn stored_user_is_evicted_as_clean() {
     let node = Nodes::new().node(100_000);
     let of = |user: usize| at_once(node.sessions.for_principal(Principal::new(user.to_string()))).unwrap().unwrap();
     (0..1000).for_each(|user| now(of(user).set(Division(user as i64 % 5))));
@@ -187,7 +187,7 @@ fn unstored_records_are_evicted_last() {
 }
 
 #[test]
-fn unstored_user_counts_as_unsaved() {
+fn unstored_user_is_evicted_as_dirty() {
     let node = Node::new(declared(memory_of(50_000), cookie(&ring()), &ManualClock::new()).build().unwrap());
     for user in 0..500 {
         let job = at_once(node.sessions.for_principal(Principal::new(user.to_string()))).unwrap().unwrap();

@@ -139,7 +139,7 @@ async fn stored_removal_outlives_cookies() {
 }
 
 #[tokio::test]
-async fn ordered_and_current_end_share_expiry() {
+async fn sign_out_stores_both_ends_equally_long() {
     let store = SpyStore::new();
     let app = App::with({
         let store = store.clone();

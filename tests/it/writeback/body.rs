@@ -289,7 +289,7 @@ async fn large_integer_needs_fitting_type() {
 
 // R27.
 #[tokio::test]
-async fn ambiguous_integer_is_reported_first() {
+async fn unsafe_integer_is_reported_before_other_faults() {
     let mut page = Page::new();
     for body in [
         r#"{"ratio":9007199254740993,"visits":1,"current_division_id":99}"#,

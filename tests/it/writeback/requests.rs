@@ -88,7 +88,7 @@ async fn only_same_origin_pages_write() {
 
 // R24.
 #[tokio::test]
-async fn refusal_names_remedy() {
+async fn cross_site_refusal_names_remedy() {
     let (trace, _guard) = Trace::begin();
     let page = Page::new();
     for (method, path, headers, remedy) in [

@@ -47,7 +47,7 @@ async fn relay_token_delivers_socket_writes() {
 
 // R29. A birth token sets a cookie, so the writeback checks a birth token more strictly than a relay token.
 #[tokio::test]
-async fn relay_token_binds_session_and_time() {
+async fn late_or_foreign_relay_token_is_refused() {
     let mut page = Page::new();
     let birth = page.relay("mine").await;
     let mut other = Page { browser: Browser::new(), node: page.node.clone(), ..Page::new() };
@@ -87,7 +87,7 @@ async fn relay_token_revives_no_ended_session() {
 }
 
 #[tokio::test]
-async fn invalid_token_is_reported_first() {
+async fn invalid_token_is_reported_before_server_faults() {
     let (ring, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
     let start = || Node::new(builder(&ring, &clock).tier(SharedTier::new(store.clone())).build().unwrap());
     let mut page = Page { node: start(), clock: clock.clone(), ring: ring.clone(), browser: Browser::new() };

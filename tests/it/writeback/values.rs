@@ -175,7 +175,7 @@ async fn refusal_lists_sixteen_shortened_names() {
 
 // R26.
 #[tokio::test]
-async fn server_values_are_bounded() {
+async fn oversized_server_value_is_refused() {
     let mut page = Page::new();
     let text = |len: usize| json!({ "draft": [{ "text": "x".repeat(len) }] }).to_string();
     assert_eq!(page.post(text(15 * KIB)).await.status, StatusCode::OK);

@@ -131,7 +131,7 @@ async fn renewal_keeps_concurrent_write() {
 
 // R4.
 #[tokio::test]
-async fn sign_out_during_write_holds() {
+async fn sign_out_refuses_pending_write() {
     let (gate, app) = gated(Operation::Update);
     let mut browser = app.dark().await;
     let socket = browser.open(&app.node).await;
@@ -206,7 +206,7 @@ async fn dropped_write_forces_reread() {
 }
 
 #[tokio::test]
-async fn dropped_write_is_reread_after_success() {
+async fn dropped_write_is_reread_after_other_write() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let node = Node::new(builder(&ring, &clock).tier(SharedTier::new(gate.clone())).build().unwrap());
     let mut browser = first_write(&node, Visits(1)).await;
@@ -246,7 +246,7 @@ async fn running_load_confirms_no_removed_key() {
 // G12: no caller learns of a session's end while the answer of a write could bring the session back. The answer
 // does not take back a later use either.
 #[tokio::test]
-async fn slow_write_prevents_expiry() {
+async fn pending_write_delays_expiry() {
     let gate = SpyStore::new();
     let shared = gate.clone();
     let app = App::with(move |builder| builder.tier(SharedTier::new(shared.clone())).idle(HOUR));

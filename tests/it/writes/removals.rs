@@ -46,7 +46,7 @@ async fn clear_outlives_idle_user_record() {
 }
 
 #[tokio::test]
-async fn removal_from_cookie_is_kept() {
+async fn removal_from_cookie_outlives_idle_record() {
     let app = App::new();
     let (here, there) = (app.start(), app.start());
     let mut old = remembered(&here).await;
@@ -59,7 +59,7 @@ async fn removal_from_cookie_is_kept() {
 }
 
 #[tokio::test]
-async fn record_expires_after_removals() {
+async fn user_record_expires_after_last_cookie() {
     let app = App::new();
     let node = app.start();
     remembered(&node).await;
