@@ -147,8 +147,8 @@ fn tombstones_at_the_cap_are_counted_once() {
     });
 }
 
-/// A thread creates a record again while the tier evicts the earlier record of the same key. Both have the same last
-/// use, as after an old token or on a node whose clock is behind.
+/// A thread creates a record again while the tier evicts the earlier record of the same key. Both records have the same
+/// last use, as after an old token or on a node whose clock is behind.
 #[test]
 fn record_recreated_during_eviction_stays() {
     check(|| {

@@ -52,7 +52,7 @@ impl Tier {
     pub(super) fn new(max_bytes: usize) -> Self {
         let mut schema = Schema::default();
         schema.push(ValueSpec::of::<Text>());
-        // Each call of a test passes the time, so this clock gives no times.
+        // Each call of a test has the time as an argument, so no test reads this clock.
         let time = NodeClock::new(Arc::new(crate::time::TokioClock), Duration::from_secs(3600));
         Self { memory: MemoryTier { max_bytes }.open(), made: AtomicU64::new(0), schema, time }
     }

@@ -78,7 +78,8 @@ impl Browser {
         Ok(Self { client, session, driver, url, _process: process, _profile: profile })
     }
 
-    /// Deletes the driver's session and waits for Chromium's exit. Synchronous, so that a destructor can call it.
+    /// Deletes the driver's session and waits for Chromium's exit. The function is synchronous, so that a destructor
+    /// can call the function.
     fn leave(&self) -> io::Result<()> {
         let Self { session, driver, .. } = self;
         let mut stream = TcpStream::connect(driver)?;

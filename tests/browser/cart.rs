@@ -83,7 +83,7 @@ async fn quantity_changes_reach_every_tab() -> Result {
     let server = Server::of("cart")?;
     let browser = Browser::start(&server).await?;
     let (first, second) = (browser.open().await?, browser.open().await?);
-    // Two first requests at the same time would begin two sessions, and the browser keeps only one of them.
+    // Two first requests at the same time would begin two sessions, and the browser keeps only one session.
     first.add_to_cart(2).await?;
     first.has_in_cart(json!([[2, 1]])).await?;
     for product in [5, 2] {

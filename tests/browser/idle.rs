@@ -55,7 +55,7 @@ async fn reconnection_does_not_prolong_the_session() -> Result {
         tab.is_connected().await?;
         tokio::time::sleep(Duration::from_secs(4)).await;
     }
-    // The test does not wait here: a page without use would expire by itself.
+    // The test asks at once: after a further wait the session would have expired without reconnections too.
     assert_eq!(tab.division().await?["user"], serde_json::Value::Null);
     Ok(())
 }

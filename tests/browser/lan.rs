@@ -104,7 +104,8 @@ fn assert_neither_header(seen: &Seen) {
     assert_eq!(seen.headers[header::ACCEPT], "text/event-stream");
 }
 
-// R24.
+// R24: a same-origin `EventSource` opens on plain HTTP outside loopback, although the browser sends neither `Origin`
+// nor `Sec-Fetch-Site`.
 #[tokio::test]
 async fn event_sources_open_on_plain_http() -> Result {
     let lan = Lan::open().await?;
@@ -127,7 +128,7 @@ async fn outcome(tab: &Tab, script: &str) -> Result {
     Ok(())
 }
 
-// R24.
+// R24: an `EventSource` of another origin is refused, and the browser hides the answer to an imitated request.
 #[tokio::test]
 async fn other_origins_read_no_events_on_plain_http() -> Result {
     let lan = Lan::open().await?;
@@ -169,7 +170,7 @@ async fn log_in(lan: &Lan, tab: &Tab, url: &str) -> Result<(Seen, bool)> {
     Ok((posted, next.headers.contains_key(header::COOKIE)))
 }
 
-// The layer tells from `Origin` without `Sec-Fetch-Site` that the browser drops a `Secure` cookie.
+// From an `Origin` without `Sec-Fetch-Site` the layer concludes that the browser drops a `Secure` cookie.
 #[tokio::test]
 async fn browser_keeps_secure_cookies_on_loopback_only() -> Result {
     let lan = Lan::with(CookieTier::sealed(KeyRing::generate()?)).await?;

@@ -122,7 +122,7 @@ async fn socket(shop: &Shop, tab: &Tab) -> Result {
     tab.evaluate(&open).await.map(drop)
 }
 
-// R24, R29.
+// R24, R29: a page of a listed origin can post, follow the events, and open a socket with a session.
 #[tokio::test]
 async fn listed_origin_may_use_the_api() -> Result {
     let shop = Shop::open().await?;
@@ -147,7 +147,7 @@ async fn listed_origin_may_use_the_api() -> Result {
     tab.until("session.values.get('theme')", "live").await
 }
 
-// R24, R29.
+// R24, R29: a page of an unlisted origin can neither post nor follow the events, and its socket gets no session.
 #[tokio::test]
 async fn unlisted_pages_are_refused() -> Result {
     let shop = Shop::open().await?;

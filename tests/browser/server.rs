@@ -84,8 +84,8 @@ impl Server {
         Ok(Self { example, process: serve(command, port, &keys)?, port, keys })
     }
 
-    /// Stops the example as a deploy does, even with open sockets, and starts it again: same port, same keys, empty
-    /// memory.
+    /// Stops the example as a deploy does, even with open sockets, and starts the example again: same port, same keys,
+    /// empty memory.
     pub(crate) fn restart(&mut self) -> Result {
         self.stop()?;
         self.start_again()

@@ -263,7 +263,8 @@ async fn identity_provider_form_post_signs_in() -> Result {
     Ok(())
 }
 
-// R19. Chromium takes `Secure` cookies over plain http from hosts of `localhost`.
+// R19: a `Partitioned` cookie keeps a session in a frame on another site, and a cookie without the attribute does not.
+// Chromium takes `Secure` cookies over plain HTTP from hosts of `localhost`.
 #[tokio::test]
 async fn partitioned_cookie_keeps_an_embedded_session() -> Result {
     let cookie = || Ok::<_, BuildError>(CookieTier::sealed(KeyRing::generate()?).same_site(SameSite::None));

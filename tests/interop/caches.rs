@@ -38,11 +38,11 @@ async fn read_through_cache(settings: impl FnOnce(SessionsBuilder) -> SessionsBu
     Ok((hits, read("ada").await?.0))
 }
 
-// R21.
+// R21: the shared cache of nginx keeps no page of a session.
 #[tokio::test]
 async fn nginx_caches_no_session_page() -> Result {
     assert_eq!(read_through_cache(|sessions| sessions).await?, (0, String::new()));
-    // `without_cache_control` gives up this protection.
+    // `without_cache_control` gives up the protection: nginx then serves the page of an ended session.
     assert_eq!(read_through_cache(SessionsBuilder::without_cache_control).await?, (6, "ada".to_owned()));
     Ok(())
 }

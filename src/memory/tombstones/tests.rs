@@ -67,7 +67,8 @@ fn visitors_never_erase_account_tombstones() {
     flood(&tombstones, 0, 50, user(1));
     flood(&tombstones, 50, 640, None);
     assert!((0..50).all(|number| tombstones.contains(&session(number))));
-    // An account's tombstones replace those of all visitors before those of another account.
+    // At the cap, an account's tombstones replace the tombstones of all visitors before the tombstones of another
+    // account.
     flood(&tombstones, 690, 14, user(2));
     assert!((0..50).chain(690..704).all(|number| tombstones.contains(&session(number))));
     tombstones.assert_consistent();

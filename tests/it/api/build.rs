@@ -184,7 +184,7 @@ fn invalid_settings_are_refused() {
     }
 }
 
-// R10.
+// R10: a short, patterned, well-known or repeated key is an error, and the error names the remedy.
 #[test]
 fn weak_keys_are_refused() {
     let good = rand::random::<[u8; 32]>();
@@ -201,7 +201,6 @@ fn weak_keys_are_refused() {
     refusal(KeyRing::from_env("LAYERED_SESSION_UNSET"), BuildErrorKind::Key, "is not set");
 }
 
-// R19.
 /// A cookie path of so many bytes.
 fn path_of(bytes: usize) -> String {
     format!("/{}", "p".repeat(bytes - 1))
@@ -260,7 +259,8 @@ fn invalid_cookie_settings_are_refused() {
     }
 }
 
-// R19.
+// R19: the cookie and its removal have the configured attributes, and the removal repeats the attributes of the
+// creation.
 #[tokio::test]
 async fn cookie_and_removal_follow_settings() {
     let other = || cookie().name("__Secure-a").path("/app").domain("example.org").same_site(SameSite::Strict);

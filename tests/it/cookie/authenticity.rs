@@ -8,7 +8,7 @@ use layered_session::{CookieTier, Principal, Session, SessionWriteback, testing:
 use super::{bringing, nobody, outcome};
 use crate::support::{App, Browser, Node, Theme, Trace, User, builder, chain, dark, id_of, memory, ring, set_cookies};
 
-// R1, R9.
+// R1, R9: the ids and the tokens of a thousand sessions all differ, and no part of the id is constant.
 #[tokio::test]
 async fn session_ids_are_random() {
     let app = App::new();
@@ -23,7 +23,7 @@ async fn session_ids_are_random() {
     assert!(ids.iter().map(zeros).sum::<usize>() < 500, "a part of the id never changes");
 }
 
-// R2, R12.
+// R2, R12: a text that is no sealed token opens no session, and the next write begins a session with a new id.
 #[tokio::test]
 async fn forged_cookie_is_ignored() {
     let app = App::new();
@@ -42,7 +42,7 @@ async fn forged_cookie_is_ignored() {
     assert_eq!(trace.lines_with("ERROR"), 0);
 }
 
-// R2.
+// R2: a cookie with an id that looks reserved, empty or long opens no session, and leaves no record.
 #[tokio::test]
 async fn reserved_looking_ids_are_ignored() {
     let node = App::new().node;
@@ -56,7 +56,7 @@ async fn reserved_looking_ids_are_ignored() {
     assert_eq!(node.sessions.stats().records, 0);
 }
 
-// R37.
+// R37: an unreadable cookie fails no request, and the next write replaces the cookie.
 #[tokio::test]
 async fn next_write_replaces_unreadable_cookie() {
     let node = Node::new(builder(&ring(), &ManualClock::new()).build().unwrap());
@@ -70,7 +70,7 @@ async fn next_write_replaces_unreadable_cookie() {
     }
 }
 
-// R2, R13.
+// R2, R13: a token with a flipped bit opens no session, with warm and with cold memory.
 #[tokio::test]
 async fn flipped_bit_invalidates_cookie() {
     let app = App::new();
@@ -89,7 +89,7 @@ async fn flipped_bit_invalidates_cookie() {
     assert_eq!(browser.theme(&app.node).await, dark());
 }
 
-// R13.
+// R13: a token that is cut, extended or spelt otherwise opens no session, with warm and with cold memory.
 #[tokio::test]
 async fn malformed_tokens_open_no_session() {
     let app = App::new();
@@ -117,7 +117,7 @@ async fn malformed_tokens_open_no_session() {
     }
 }
 
-// R11.
+// R11: a token opens only under the cookie name and the audience of its seal.
 #[tokio::test]
 async fn token_binds_name_and_audience() {
     let (ring, clock) = (ring(), ManualClock::new());
@@ -137,7 +137,7 @@ async fn token_binds_name_and_audience() {
     }
 }
 
-// R33.
+// R11, R33: an application with another audience reads no session and no user from the cookie.
 #[tokio::test]
 async fn cookie_of_other_audience_is_ignored() {
     let (ring, clock) = (ring(), ManualClock::new());
@@ -152,7 +152,7 @@ async fn cookie_of_other_audience_is_ignored() {
     assert_eq!(again, Some(Principal::new("ada")));
 }
 
-// R11.
+// R11: a relay or birth token does not open as a cookie, and a cookie does not open as a relay or birth token.
 #[tokio::test]
 async fn token_purposes_never_mix() {
     let app = App::new();

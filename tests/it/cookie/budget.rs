@@ -35,7 +35,7 @@ async fn fill(session: Session) -> usize {
     fits
 }
 
-// R20.
+// R20: the finished `Set-Cookie` fits each configured budget, also with the values of a session and of a user.
 #[tokio::test]
 async fn set_cookie_header_fits_budget() {
     for bytes in [1_500, 2_000, 3_000, 3_800] {
@@ -56,7 +56,7 @@ async fn set_cookie_header_fits_budget() {
     assert!(set_cookies(&headers)[0].len() <= 3_000);
 }
 
-// R20.
+// R20: after a deploy with a lower budget a larger cookie keeps all values, and one trace names the largest value.
 #[tokio::test]
 async fn lowered_budget_keeps_larger_cookies() {
     let (trace, _guard) = Trace::begin();
@@ -77,7 +77,7 @@ async fn lowered_budget_keeps_larger_cookies() {
     assert_eq!(get::<Division>(&mut browser, &cold).await, Division(4));
 }
 
-// R20.
+// R20: over a lowered budget, only a write that makes the cookie longer is refused.
 #[tokio::test]
 async fn lowered_budget_refuses_only_growth() {
     let ring = ring();

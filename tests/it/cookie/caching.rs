@@ -77,7 +77,8 @@ async fn signed_in(node: &Node, name: &'static str) -> Browser {
     browser
 }
 
-// R21.
+// R21: each kind of access adds `Vary: Cookie`, and a response with our cookie is `no-store`, although the handler says
+// `public`.
 #[tokio::test]
 async fn session_access_sets_caching_headers() {
     for (name, access) in accesses() {
@@ -107,7 +108,8 @@ async fn visit_saying(browser: &Browser, node: &Node, access: Access, fields: &[
 
 const PRIVATE: &str = "max-age=0, private, must-revalidate";
 
-// R21.
+// R21: each kind of access makes a response without caching fields private, unless the application has called
+// `without_cache_control`.
 #[tokio::test]
 async fn session_access_makes_response_private() {
     for (name, access) in accesses() {
@@ -123,7 +125,8 @@ async fn session_access_makes_response_private() {
     }
 }
 
-// R21.
+// R21: a read keeps the handler's caching fields. A response with our cookie is `no-store`, and loses the fields of
+// single caches.
 #[tokio::test]
 async fn handler_cache_headers_are_kept() {
     let app = App::new();
@@ -170,7 +173,7 @@ async fn open_handle_makes_response_private() {
     assert!(response.headers().is_empty(), "{:?}", response.headers());
 }
 
-// R21.
+// R21: an access adds `Vary: Cookie`, unless the handler's own `Vary` names the cookie.
 #[tokio::test]
 async fn access_adds_vary_once() {
     let app = App::new();
@@ -200,7 +203,7 @@ async fn access_adds_vary_once() {
     assert_eq!(headers.get(header::VARY).unwrap(), "cookie");
 }
 
-// R21: a read by the layer itself, for `resolve`, counts as well.
+// R21: the layer's own read for `resolve` adds `Vary: Cookie` too.
 #[tokio::test]
 async fn resolved_value_sets_vary() {
     let chain = chain(memory(), cookie(&ring()), &ManualClock::new());
@@ -246,7 +249,7 @@ async fn users(app: &App) -> [Browser; 4] {
     [Browser::new(), ada, signed_in(&app.node, "grace").await, Browser::new()]
 }
 
-// R21.
+// R21: through a permissive shared cache, each user gets the same answers as without a cache.
 #[tokio::test]
 async fn shared_cache_mixes_no_users() {
     for (name, access) in accesses().into_iter().filter(|(name, _)| *name != "explain") {

@@ -5,7 +5,7 @@ use http::StatusCode;
 use super::{bringing, nobody, outcome};
 use crate::support::{App, TICK, Theme, Trace, dark};
 
-// R16.
+// R16: the reader finds the exact cookie name among garbage, and accepts no other spelling of the name.
 #[tokio::test]
 async fn cookie_is_found_among_garbage() {
     let app = App::new();
@@ -31,7 +31,7 @@ async fn cookie_is_found_among_garbage() {
     }
 }
 
-// R17.
+// R17: tokens of several sessions load no session, and a token behind four other values is not tried.
 #[tokio::test]
 async fn several_valid_ids_load_no_session() {
     let app = App::new();
@@ -56,7 +56,7 @@ async fn several_valid_ids_load_no_session() {
     }
 }
 
-// R17.
+// R17: of several tokens of one session the newest token counts.
 #[tokio::test]
 async fn newest_token_of_session_counts() {
     let app = App::new();
@@ -79,7 +79,7 @@ async fn newest_token_of_session_counts() {
     }
 }
 
-// R18.
+// R18: a request with cookies beyond 16 KiB or 180 pairs has no session, and is counted.
 #[tokio::test]
 async fn cookies_beyond_limits_are_ignored() {
     let app = App::new();

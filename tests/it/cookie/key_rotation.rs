@@ -9,7 +9,7 @@ fn key() -> [u8; 32] {
     rand::random()
 }
 
-// R9.
+// R9: a read seals the cookie of a retired key again, under the first key of the ring.
 #[tokio::test]
 async fn retired_key_cookie_is_resealed() {
     let (old, new, clock) = (key(), key(), ManualClock::new());
@@ -25,7 +25,7 @@ async fn retired_key_cookie_is_resealed() {
     assert_eq!(browser.theme(&node(&[new])).await, dark());
 }
 
-// R9.
+// R9: the next request uses the keys of `replace`, also with warm memory.
 #[tokio::test]
 async fn next_request_uses_replaced_keys() {
     let (old, new, clock) = (key(), key(), ManualClock::new());
@@ -48,7 +48,7 @@ async fn next_request_uses_replaced_keys() {
     assert_eq!(outcome(&node, browser.request()).await, nobody());
 }
 
-// R9.
+// R9: a cookie under a key outside the ring opens no session, although memory knows the cookie.
 #[tokio::test]
 async fn removed_key_ends_known_cookies() {
     let (first, second) = (key(), key());

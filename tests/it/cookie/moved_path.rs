@@ -12,7 +12,7 @@ use crate::support::{
     theme,
 };
 
-/// The nodes of an application before and after such a deploy: their keys and time.
+/// The keys and the clock that all nodes share, before and after such a deploy.
 struct Deploys {
     ring: KeyRing,
     clock: ManualClock,
@@ -103,7 +103,7 @@ async fn every_node_reads_moved_cookie() {
     assert_eq!(jar.paths(), ["/"]);
 }
 
-// The lockout by an undeclared old path, and the way out.
+// A leftover cookie at an undeclared old path locks the user out, until `formerly` declares the path.
 #[tokio::test]
 async fn declared_old_path_ends_lockout() {
     let deploys = Deploys::new();
@@ -172,7 +172,7 @@ async fn sign_out_removes_all_cookie_paths() {
     assert_eq!(jar.jar().iter().count(), 0);
 }
 
-// R19.
+// R19: the cookie removals at the former paths and domains repeat the attributes of the cookie.
 #[tokio::test]
 async fn cookie_removal_repeats_attributes() {
     let cookie = |ring: &KeyRing| CookieTier::sealed(ring.clone()).name("__Secure-a").same_site(SameSite::Strict);

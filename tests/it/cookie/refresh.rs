@@ -18,7 +18,7 @@ use crate::support::{
     memory, post, ring, seen, set_cookies, sign_in, signed_in, socket, theme, visitor,
 };
 
-// G8.
+// G8: a late response brings an older value to the browser only: memory keeps the newer write, and heals the cookie.
 #[tokio::test]
 async fn late_response_keeps_newer_write() {
     let app = App::new();
@@ -60,7 +60,7 @@ async fn session_access_updates_outdated_cookie() {
     assert!(set_cookies(&browser.visit_seen(&node, async |session| session.value::<Theme>()).await.0).is_empty());
 }
 
-// G9.
+// G9: a response with status 500 undoes no write, in memory and in the cookie.
 #[tokio::test]
 async fn failed_handler_keeps_its_write() {
     let app = App::new();
@@ -92,7 +92,7 @@ async fn greater_of_equal_versions_replaces_cookie_copy() {
     assert_eq!(browser.visit(&restarted, async |s| s.value::<Theme>()).await, Theme("b".into()));
 }
 
-// G16.
+// G16: if a response with a changed lifetime is lost, the next response sends the lifetime again.
 #[tokio::test]
 async fn lost_lifetime_change_is_resent() {
     let (ring, clock) = (ring(), ManualClock::new());

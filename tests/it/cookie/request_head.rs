@@ -55,7 +55,8 @@ where
     service.oneshot(request).await.unwrap()
 }
 
-// R21: `Vary` is exact in both directions, also while other code holds the request's extensions.
+// R21: a handle that lives at the end of the handler adds `Vary: Cookie`. A dropped handle adds none, also while other
+// code holds the request's extensions.
 #[tokio::test]
 async fn open_handle_sets_vary() {
     let sessions = builder(&ring(), &ManualClock::new()).build().unwrap();
@@ -155,7 +156,7 @@ async fn handle_keeps_no_request_head() {
     }
 }
 
-/// HTTP/2 sends each pair as a field of its own. The layer has searched no field at the entry of the request.
+/// HTTP/2 sends each pair as a field of its own. The load searches all fields, and the layer marks all as sensitive.
 #[tokio::test]
 async fn load_searches_every_cookie_field() {
     let sessions = builder(&ring(), &ManualClock::new()).build().unwrap();
@@ -209,8 +210,8 @@ async fn request_head_is_copied_once() {
 /// A turn by a clone of the handle.
 type Turn = fn(Session) -> BoxFuture<Result<(), WriteError>>;
 
-/// The application's `identify_by` may take long, or wait for another task. No clone of the handle waits meanwhile,
-/// whether the handler or the response asks first.
+/// The application's `identify_by` may take long, or wait for another task. A clone of the handle does not wait
+/// meanwhile, whether the handler or the response asks for the user first.
 #[tokio::test]
 async fn identify_by_holds_no_lock() {
     type Meanwhile = Arc<Mutex<Option<(Session, Turn, mpsc::Sender<bool>)>>>;

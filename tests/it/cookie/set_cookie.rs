@@ -18,7 +18,7 @@ use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{App, Browser, Theme, Visits, attributes, dark, parsed, set_cookies};
 
-// G15.
+// G15: a response sets the cookie only if the browser is behind. A mere read sets no cookie.
 #[tokio::test]
 async fn only_outdated_browser_gets_cookie() {
     let app = App::new();
@@ -37,7 +37,7 @@ async fn only_outdated_browser_gets_cookie() {
     assert_eq!(browser.theme(&app.start()).await, dark());
 }
 
-// G15.
+// G15: a removal of an absent value sets no cookie, and begins no session.
 #[tokio::test]
 async fn removing_absent_value_sets_no_cookie() {
     let app = App::new();
@@ -53,7 +53,7 @@ async fn removing_absent_value_sets_no_cookie() {
     assert!(browser.told(&app.node, absent).await.is_empty());
 }
 
-// R19.
+// R19: `destroy` removes only the cookie of a living session, and the removal repeats the attributes of the creation.
 #[tokio::test]
 async fn removal_repeats_attributes_of_live_cookie() {
     let app = App::new();
@@ -75,7 +75,7 @@ async fn removal_repeats_attributes_of_live_cookie() {
     }
 }
 
-// G15, R22.
+// G15, R22: the layer appends our cookie, and leaves the handler's `Set-Cookie` fields unchanged.
 #[tokio::test]
 async fn other_cookies_stay_unchanged() {
     let app = App::new();
@@ -114,7 +114,7 @@ async fn failed_response_carries_cookie() {
     }
 }
 
-// R23.
+// R23: no byte of a value is in `Set-Cookie`, only Base64 and attributes.
 #[tokio::test]
 async fn header_contains_no_value_bytes() {
     let app = App::new();
@@ -157,7 +157,7 @@ async fn stream(app: &App, browser: &Browser, head: http::response::Builder) -> 
     (response, session)
 }
 
-// G17, R21.
+// G17, R22: the head of a streaming response carries the cookie, and the layer does not read the body.
 #[tokio::test]
 async fn cookie_precedes_streamed_body() {
     let app = App::new();
@@ -174,7 +174,7 @@ async fn cookie_precedes_streamed_body() {
     assert_eq!(browser.theme(&app.start()).await, Theme("late".into()));
 }
 
-// G17, R22.
+// G17, R22: a 101 response passes unchanged, and the next response carries the cookie.
 #[tokio::test]
 async fn upgrade_response_stays_unchanged() {
     let app = App::new();

@@ -98,7 +98,7 @@ async fn closed(session: Session) {
     );
 }
 
-// R17.
+// R17: a request with the cookies of several sessions writes no value, removes no cookie, and ends no session.
 #[tokio::test]
 async fn several_ids_permit_no_write() {
     let app = App::new();

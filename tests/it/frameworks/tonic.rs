@@ -244,7 +244,7 @@ async fn missing(request: http::Request<Full<Bytes>>) -> Result<http::Response<S
     Ok(http::Response::new(Session::load(request.extensions()).await.unwrap_err().into()))
 }
 
-// G6.
+// G6: a store outage has the status `Unavailable`, and a missing layer the status `Internal`.
 #[tokio::test]
 async fn store_outage_and_missing_layer_differ() {
     let (store, ring, clock) = (SpyStore::new(), ring(), ManualClock::new());

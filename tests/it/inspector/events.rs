@@ -127,7 +127,7 @@ async fn refused(node: &Node, request: Request<Full<Bytes>>) -> Answer {
     Answer::of(response).await
 }
 
-// R24, R29.
+// R24, R29: only a GET of the application's own page opens the inspector's stream.
 #[tokio::test]
 async fn only_same_origin_get_opens_stream() {
     let node = App::new().node;
@@ -165,7 +165,7 @@ async fn only_same_origin_get_opens_stream() {
     assert_eq!(page.head[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
 }
 
-// R29.
+// R29: a request with an ended session is answered with 204, so that the page stops asking.
 #[tokio::test]
 async fn ended_session_gets_no_stream() {
     let app = App::new();

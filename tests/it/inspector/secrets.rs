@@ -12,7 +12,7 @@ use crate::support::{
     Answer, App, Browser, Division, Node, first_write, id_of, set, sign_in, signed_in, spellings, theme,
 };
 
-// R29, R32, R36.
+// R29, R32, R36: the page, its report and its events hide ids, tokens and keys, and all values of other users.
 #[tokio::test]
 async fn report_hides_secrets_and_other_users() {
     let key: [u8; 32] = rand::random();

@@ -43,7 +43,7 @@ fn pairs() -> Vec<(App, ManualClock, Node)> {
         .collect()
 }
 
-// R6.
+// R6: after the clocks were set back, `end_all_sessions` still ends the earlier sessions, and spares the next sign-in.
 #[tokio::test]
 async fn end_all_works_after_clock_step_back() {
     for step in [TICK, SECOND, HOUR - TICK, HOUR, HOUR + TICK, 3 * DAY] {
@@ -68,7 +68,8 @@ async fn end_all_works_after_clock_step_back() {
     }
 }
 
-// R6. The birth in the sign-in order is above every version that the slow node would give by its own clock.
+// R6: on the slow node, `end_all_sessions` ends the session of a fast node's sign-in order, although the version in the
+// order is above every version by the slow node's clock.
 #[tokio::test]
 async fn end_all_ends_fast_clock_sign_in_order() {
     for (app, _, behind) in pairs() {
@@ -86,7 +87,7 @@ async fn end_all_ends_fast_clock_sign_in_order() {
     }
 }
 
-// R6: a sign-in in the same millisecond as `end_all_sessions`, over a live anonymous session.
+// R6: `end_all_sessions` spares a sign-in that follows in the same millisecond, over a live anonymous session.
 #[tokio::test]
 async fn immediate_sign_in_survives_end_all() {
     for (app, _, _) in pairs() {
@@ -102,7 +103,8 @@ async fn immediate_sign_in_survives_end_all() {
     }
 }
 
-// The birth of a renewed session is above the birth of the session before, which no `end_all_sessions` has reached.
+// A renewed session begins at a version above the version of the old session, so the call of `end_all_sessions` before
+// the sign-in does not end the renewed session either.
 #[tokio::test]
 async fn end_all_spares_renewal_after_clock_step_back() {
     for step in [SECOND, 2 * HOUR] {
@@ -116,7 +118,8 @@ async fn end_all_spares_renewal_after_clock_step_back() {
     }
 }
 
-// R6: `end_all_sessions` ends every session that this node saw before, also of a clock ahead by any span in the skew.
+// R6: `end_all_sessions` ends every session that this node has seen, also a session from a clock that is ahead by up to
+// the allowed skew.
 #[tokio::test]
 async fn end_all_ends_seen_fast_clock_sessions() {
     for ahead in [SECOND, 60 * SECOND, HOUR] {
@@ -132,7 +135,8 @@ async fn end_all_ends_seen_fast_clock_sessions() {
     }
 }
 
-// The bound stated in the docs of `end_all_sessions`, at its edge.
+// As the docs of `end_all_sessions` say, the call misses an unseen session from a fast clock until this node's clock
+// shows the time of the sign-in.
 #[tokio::test]
 async fn end_all_misses_unseen_fast_clock_session() {
     const AHEAD: Duration = Duration::from_secs(60);
@@ -143,14 +147,15 @@ async fn end_all_misses_unseen_fast_clock_session() {
         app.clock.advance(late);
         app.node.sessions.end_all_sessions(ada()).await.unwrap();
         assert_eq!(user(&browser, &app.node).await.is_none(), ended, "{late:?}");
-        // A second call, after the difference has passed, reaches all sessions.
+        // A second call, after the difference between the clocks has passed, ends the missed session.
         app.clock.advance(AHEAD);
         app.node.sessions.end_all_sessions(ada()).await.unwrap();
         assert_eq!(user(&browser, &app.node).await, None);
     }
 }
 
-// The same bound if the fast node calls `end_all_sessions`.
+// A call of `end_all_sessions` on the fast node also ends a session that begins on the slow node within the difference
+// between the clocks.
 #[tokio::test]
 async fn fast_clock_end_all_ends_later_session() {
     const AHEAD: Duration = Duration::from_secs(60);
@@ -165,7 +170,8 @@ async fn fast_clock_end_all_ends_later_session() {
     }
 }
 
-// A clock further ahead than the allowed skew, and then corrected, ends no later sign-in.
+// A call of `end_all_sessions` under a clock further ahead than the allowed skew ends no sign-in after the correction
+// of the clock.
 #[tokio::test]
 async fn end_all_from_future_spares_sign_ins() {
     for ahead in [HOUR + SECOND, 5 * DAY] {
@@ -185,7 +191,7 @@ async fn end_all_from_future_spares_sign_ins() {
     }
 }
 
-// G8: a fresh write wins after every step of the clock.
+// G8: after a step back of the clocks, a fresh write still wins over the earlier write.
 #[tokio::test]
 async fn fresh_write_wins_after_clock_step_back() {
     for step in [SECOND, HOUR, 2 * HOUR] {
@@ -226,7 +232,8 @@ async fn poisoned(app: &App, ahead: Duration) -> Browser {
     browser
 }
 
-// R14.
+// R14: a version from the future loses to the next write. A version from further ahead than the allowed skew is
+// counted.
 #[tokio::test]
 async fn future_version_counts_as_now() {
     for (ahead, poisons) in [(HOUR, false), (HOUR + SECOND, true), (5 * DAY, true)] {
@@ -240,14 +247,15 @@ async fn future_version_counts_as_now() {
         browser.write(&app.node, "light").await;
         for node in [&app.node, &app.start()] {
             assert_eq!(browser.theme(node).await, Theme("light".into()), "{ahead:?}");
-            // A second visit with the older token makes the token no newer.
+            // Another visit with the older token does not undo the newer write.
             older.theme(node).await;
             assert_eq!(browser.theme(node).await, Theme("light".into()), "{ahead:?}");
         }
     }
 }
 
-// R6, R14.
+// R6, R14: `end_all_sessions` ends a session from a clock that was ahead, if this node has seen the session, or if the
+// clock was further ahead than the allowed skew.
 #[tokio::test]
 async fn end_all_ends_sessions_from_future() {
     for ahead in [HOUR, HOUR + SECOND, 5 * DAY] {
@@ -261,7 +269,8 @@ async fn end_all_ends_sessions_from_future() {
             let node = if seen { app.node.clone() } else { app.start() };
             app.clock.advance(SECOND);
             node.sessions.end_all_sessions(ada()).await.unwrap();
-            // Within the skew, the birth of an unseen session stays above the end for as long as the clock was ahead.
+            // An unseen session from a clock within the allowed skew counts as later than this call, for as long as the
+            // clock was ahead.
             if seen || ahead > HOUR {
                 assert_eq!(user(&unseen, &node).await, None, "{ahead:?}, seen: {seen}");
             }
@@ -271,7 +280,7 @@ async fn end_all_ends_sessions_from_future() {
     }
 }
 
-// A version from far ahead raises only the writes over the same value.
+// A version from far ahead raises the versions of later writes of the same value, and of no other value.
 #[tokio::test]
 async fn future_version_affects_one_value() {
     let app = App::new();
@@ -303,7 +312,7 @@ async fn record_from_future_accepts_newer_writes() {
     assert_eq!(browser.theme(&app.node).await, Theme("light".into()));
 }
 
-// A token issued too far ahead for its purpose is refused: a birth token at more than a minute ahead.
+// A birth token from a clock more than a minute ahead is refused, although the allowed skew is an hour.
 #[tokio::test]
 async fn birth_token_from_future_is_refused() {
     for (ahead, late, accepted) in [
@@ -327,7 +336,7 @@ async fn birth_token_from_future_is_refused() {
     }
 }
 
-// A lifetime set by a faster clock moves neither the session's beginning on this node nor its birth.
+// A lifetime that is set on a node with a faster clock does not move the beginning of the session on this node.
 #[tokio::test]
 async fn fast_clock_lifetime_keeps_beginning() {
     let long = Lifetime::new(10 * DAY, 30 * DAY).unwrap();
@@ -344,7 +353,8 @@ async fn fast_clock_lifetime_keeps_beginning() {
     assert_eq!(seen, (Some(begun), Some(app.clock.now() + 10 * DAY)));
 }
 
-// The birth of a session from a clock far ahead counts from the first seal that this node saw.
+// A session from a clock far ahead counts as begun when this node first saw a token of the session. A later token with
+// another lifetime does not move this time past the call of `end_all_sessions`.
 #[tokio::test]
 async fn lifetime_change_revives_no_ended_session() {
     let long = Lifetime::new(10 * DAY, 30 * DAY).unwrap();
@@ -365,7 +375,7 @@ async fn lifetime_change_revives_no_ended_session() {
     assert_eq!(user(&browser, &app.node).await, None);
 }
 
-// G8: without memory, the versions in the cookie order the writes.
+// G8: without memory, a fresh write gets a version above every version in the cookie.
 #[tokio::test]
 async fn fresh_write_wins_without_memory() {
     let (app, clock) = (App::new(), ManualClock::new());

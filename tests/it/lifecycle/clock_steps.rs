@@ -24,7 +24,7 @@ impl SessionValue for Code {
     const MAX_AGE: Option<Duration> = Some(Duration::from_secs(300));
 }
 
-/// An app with an idle lifetime of one hour, and an absolute lifetime of six.
+/// An app with an idle lifetime of one hour, and an absolute lifetime of six hours.
 fn app() -> App {
     App::with(|builder| builder.idle(HOUR).absolute(6 * HOUR).value::<Code>())
 }
@@ -33,7 +33,7 @@ fn back(clock: &ManualClock, span: Duration) {
     clock.set(clock.now() - span);
 }
 
-// R5.
+// R5: a step back of the clock does not extend the idle lifetime, with and without a store.
 #[tokio::test]
 async fn clock_step_back_extends_no_idle_lifetime() {
     let steps = [Duration::from_secs(1), 30 * MINUTE, HOUR, 2 * DAY];
@@ -55,7 +55,7 @@ async fn clock_step_back_extends_no_idle_lifetime() {
     }
 }
 
-// R5.
+// R5: repeated steps back of the clock do not extend the absolute lifetime of a session in use.
 #[tokio::test]
 async fn clock_step_back_extends_no_absolute_lifetime() {
     let app = app();
@@ -84,7 +84,7 @@ async fn clock_step_back_extends_no_value() {
     assert_eq!(browser.visit(&app.node, async |session| session.get::<Code>()).await, None);
 }
 
-// G13.
+// G13: a step back of the clock does not extend the minute in which an ended id refuses writes.
 #[tokio::test]
 async fn clock_step_back_extends_no_fence() {
     let app = app();
@@ -122,7 +122,7 @@ impl Opening {
     }
 }
 
-// R5: the seal holds the node's own earlier times.
+// R5: a token that this node sealed before a step back of the clock still expires on time, with and without the record.
 #[tokio::test]
 async fn clock_step_back_extends_no_token() {
     for evicted in [false, true] {
@@ -134,7 +134,7 @@ async fn clock_step_back_extends_no_token() {
         browser.read(&opening.node).await;
         back(&opening.clock, 30 * MINUTE);
         if evicted {
-            // A visit after the record's end drops the record.
+            // A visit after the expiry of the record drops the record.
             opening.clock.advance(HOUR + MINUTE);
             for _ in 0..3 {
                 Browser::new().write(&opening.node, "light").await;
@@ -148,7 +148,7 @@ async fn clock_step_back_extends_no_token() {
     }
 }
 
-// R5: a token opened after a step back counts as a use at the token's own time, and no later.
+// R5: a token that is opened after a step back of the clock counts as a use at the time of its seal, and no later.
 #[tokio::test]
 async fn clock_step_back_keeps_cookie_age() {
     let opening = Opening::new();
@@ -164,7 +164,7 @@ async fn clock_step_back_keeps_cookie_age() {
     assert_eq!(ends, Some(opening.clock.now() + 15 * MINUTE));
 }
 
-// A clock that was wrong for a while, and is right again, has no lasting effect on this node or others.
+// After the correction of a clock that was ahead, a new session has the right times on this node and on another node.
 #[tokio::test]
 async fn corrected_clock_seals_right_times() {
     for ahead in [10 * MINUTE, 3 * DAY] {
@@ -258,7 +258,8 @@ async fn sleeping_handle_notices_clock_step_forward() {
     assert_eq!(soon(closed).await.unwrap(), CloseReason::Expired);
 }
 
-// The bound stated in the docs of `Clock`: a restart forgets how far the clock was set back.
+// As the docs of `Clock` say, a restart forgets how far the clock was set back, so the restarted node opens the cookie
+// for that much longer.
 #[tokio::test]
 async fn restart_forgets_clock_step_back() {
     let app = app();
@@ -287,7 +288,7 @@ async fn store_gets_spans_across_clock_steps() {
     assert_eq!(keep(), 6 * HOUR);
 }
 
-// The cookie's own lifetime counts from the response, at every reading of the clock.
+// `Max-Age` counts from the response, so a step back of the clock does not change `Max-Age`.
 #[tokio::test]
 async fn clock_step_back_changes_no_max_age() {
     let app = app();

@@ -4,7 +4,7 @@ use layered_session::{Principal, Session, WriteErrorKind};
 
 use crate::support::{App, Browser, Node, Theme, User, get, kind, set_cookies, sign_in, signed_in, theme, under_way};
 
-/// The browsers of a user who ended all sessions a moment ago, from another browser.
+/// The browser of a user whose sessions have all ended a moment ago, by a call outside of the browser.
 async fn revoked(node: &Node) -> Browser {
     let browser = signed_in(node, "ada").await;
     node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
@@ -20,7 +20,8 @@ async fn take_on_ended_session_returns_none() {
     assert_eq!(browser.visit(&node, looks).await, (None, Some(WriteErrorKind::Closed)));
 }
 
-// A link from another site, for which the browser withholds the cookie, and a request with cookies of two sessions.
+// `take` finds no session in a request that another site caused, for which the browser withholds the cookie, and in a
+// request with the cookies of two sessions.
 #[tokio::test]
 async fn take_without_session_returns_none() {
     let node = App::new().node;
@@ -66,8 +67,8 @@ async fn ended_handle_signs_out_and_renews() {
     assert_eq!((session.value::<Theme>(), session.principal()), (theme("bye"), None));
 }
 
-// The renewed session lives on in the same browser: a late sign-out of the old id must not begin a session over the
-// renewed one.
+// The browser has the cookie of the new sign-in: a request with the old cookie must not begin a session in its place,
+// even after a sign-out in that request.
 #[tokio::test]
 async fn sign_in_elsewhere_blocks_old_renewal() {
     let node = App::new().node;

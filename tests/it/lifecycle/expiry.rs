@@ -18,7 +18,7 @@ use crate::support::{
     ring, seen, settled, signed_in, socket, soon, theme, visitor,
 };
 
-// R5.
+// R5: reads and writes of a request's handle extend the idle lifetime, and `touch` does not revive an expired session.
 #[tokio::test]
 async fn access_extends_idle_lifetime() {
     let app = App::new();
@@ -39,7 +39,7 @@ async fn access_extends_idle_lifetime() {
     assert_eq!(kind(live.touch().await), Some(WriteErrorKind::Closed));
 }
 
-// R5.
+// R5: reads and writes of user values extend the idle lifetime of the session.
 #[tokio::test]
 async fn user_value_access_extends_session() {
     let app = App::new();
@@ -55,7 +55,7 @@ async fn user_value_access_extends_session() {
     assert_eq!(at_once(live.closed()), Some(CloseReason::Expired));
 }
 
-// R5.
+// R5: a read sends the browser a cookie with the later idle deadline.
 #[tokio::test]
 async fn reads_extend_browser_cookie() {
     let app = App::new();
@@ -135,9 +135,9 @@ async fn older_cookie_revives_no_shortened_session() {
     }
 }
 
-// The work of the sweep.
+// Tests of the sweep.
 
-// R5.
+// R5: the sweeper drops expired records alone, and a read keeps a record for another idle lifetime.
 #[tokio::test]
 async fn sweep_drops_only_expired_records() {
     let app = App::new();
@@ -160,7 +160,7 @@ async fn sweep_drops_only_expired_records() {
     assert_eq!((sweep(2 * DAY + HOUR), node.sessions.stats().expired), (0, 2));
 }
 
-// R5.
+// R5: an expired record does not answer, although the sweep has not dropped the record yet.
 #[tokio::test]
 async fn unswept_expired_values_never_answer() {
     let app = App::new();
@@ -190,7 +190,7 @@ async fn sweeper_works_in_bounded_steps() {
     assert_eq!(node.sessions.stats().records, 0);
 }
 
-// Wake-ups at the end.
+// Tests of the wake-ups at the end of a session.
 
 #[tokio::test]
 async fn expiry_wakes_all_waiters() {

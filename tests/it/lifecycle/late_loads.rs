@@ -120,7 +120,8 @@ async fn waiting_load_sets_vary() {
         });
         let layered = LayeredSessionLayer::new(node.sessions.clone()).layer(service);
         let response = layered.oneshot(browser.request()).await.unwrap();
-        // A handler that has dropped its load may answer as for a visitor.
+        // The handler has dropped its load, and may answer as for a visitor: a cache must not give the answer to
+        // others.
         assert_eq!(response.headers()[header::VARY], "cookie");
         if waits {
             answers.add_permits(1);

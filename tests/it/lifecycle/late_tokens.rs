@@ -24,10 +24,11 @@ async fn attempt(browser: &Browser, node: &Node) -> (bool, Option<WriteErrorKind
     (is_new, written, !set_cookies(&headers).is_empty())
 }
 
-/// The result of a request with a renewed or ended id for a minute: no session, no write, no `Set-Cookie`.
+/// The result of a request with an ended id in the minute after the end or the renewal: no session, no write, no
+/// `Set-Cookie`.
 const FENCED: (bool, Option<WriteErrorKind>, bool) = (true, Some(WriteErrorKind::Closed), false);
 
-// G12.
+// G12: open handles of a destroyed session can write nothing, and revive no session.
 #[tokio::test]
 async fn late_writes_revive_no_session() {
     let app = App::new();
@@ -62,7 +63,8 @@ async fn late_writes_revive_no_session() {
     assert_eq!(get::<Theme>(&mut browser, &node).await, Theme::default());
 }
 
-// R4.
+// R4: after `destroy` no handle, no relay token and no older cookie brings the session back, for as long as a cookie
+// could open.
 #[tokio::test]
 async fn destroyed_session_is_never_revived() {
     let app = App::with(|builder| builder.idle(6 * DAY).absolute(10 * DAY));
@@ -95,7 +97,8 @@ async fn destroyed_session_is_never_revived() {
     assert_eq!(slow.relay(), None, "another handle has ended the session");
     drop((slow, request));
 
-    // The old cookie begins no successor for a minute, and passes no value to a successor after the minute.
+    // For a minute a write with the old cookie begins no session. Afterwards the write begins a new session without the
+    // old values.
     let write = async |session: Session| session.set(Visits(9)).await;
     assert_eq!(kind(late.clone().visit(&app.node, write).await), Some(WriteErrorKind::Closed));
     let writeback = layered_session::SessionWriteback::new(&app.node.sessions);
@@ -107,7 +110,7 @@ async fn destroyed_session_is_never_revived() {
     assert_ne!(successor.token()[..56], late.token()[..56]);
     assert_eq!(successor.theme(&app.node).await, Theme::default());
 
-    // The end holds for as long as the cookie could open, beside any other work of this node.
+    // The end holds for as long as the cookie could open, also while the node serves other sessions.
     app.clock.advance(6 * DAY - Duration::from_secs(61));
     for _ in 0..100 {
         app.dark().await;
@@ -179,7 +182,7 @@ async fn tombstone_outlives_earlier_lifetime() {
     assert_eq!(old.visit(&node, async |s| s.value::<Theme>()).await, Theme::default());
 }
 
-// Removals of values.
+// Tests of removed values.
 
 #[tokio::test]
 async fn older_cookie_restores_no_removed_value() {
@@ -226,7 +229,7 @@ async fn removal_outlives_longer_lifetime() {
     assert_eq!(old.visit(&node, async |s| s.value::<Theme>()).await, Theme::default());
 }
 
-// G12: cookies sealed for a longer lifetime still open after a change to a shorter lifetime.
+// G12: memory keeps a removal for as long as a cookie of an earlier, longer lifetime opens.
 #[tokio::test]
 async fn removal_outlives_earlier_lifetime() {
     let app = App::new();
@@ -246,7 +249,7 @@ async fn removal_outlives_earlier_lifetime() {
     assert_eq!(get::<Theme>(&mut old, &node).await, Theme::default());
 }
 
-// The end of all sessions of a user.
+// Tests of the end of all sessions of a user.
 
 #[tokio::test]
 async fn end_all_spares_other_users() {
@@ -269,7 +272,7 @@ async fn end_all_spares_other_users() {
     assert_eq!(second.clone().visit(&node, async |s| s.principal()).await, None);
 }
 
-// R6.
+// R6: `end_all_sessions` also ends the sessions of cookies that come later, and spares other users and later sign-ins.
 #[tokio::test]
 async fn end_all_ends_sessions_arriving_later() {
     let app = App::new();
@@ -341,7 +344,7 @@ async fn end_all_outlives_idle_user_record() {
     assert_eq!(browser.visit(&here, async |session| session.principal()).await, None);
 }
 
-// A restarted node learns the longest lifetime of sessions from a cookie.
+// A restarted node learns from a cookie how long sessions may last, and keeps the end of all sessions for that long.
 #[tokio::test]
 async fn end_all_after_restart_holds() {
     let long = Lifetime::new(90 * DAY, 365 * DAY).unwrap();
@@ -361,7 +364,7 @@ async fn end_all_after_restart_holds() {
     assert_eq!(unseen.visit(&after, async |session| session.principal()).await, None);
 }
 
-// R6: a sign-in on a node whose clock is ahead also counts as earlier.
+// R6: `end_all_sessions` also ends a seen session whose sign-in happened under a clock that is ahead.
 #[tokio::test]
 async fn end_all_ends_fast_clock_sessions() {
     let (app, ahead) = (App::new(), ManualClock::new());
@@ -410,7 +413,7 @@ impl Clock for Punctual {
     }
 }
 
-// G18: a handle that waits for the end has set its timer by the longer lifetime.
+// G18: `closed` wakes at the end of a shortened lifetime, although its timer was set for the longer lifetime.
 #[tokio::test]
 async fn shortened_lifetime_wakes_closed_on_time() {
     let (app, clock) = (App::new(), Punctual::default());

@@ -10,7 +10,7 @@ use crate::support::{App, Browser, DAY, HOUR, Node, Theme, User, Visits, builder
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// An app with an idle lifetime of one day, and an absolute lifetime of three.
+/// An app with an idle lifetime of one day, and an absolute lifetime of three days.
 fn app() -> App {
     App::with(|builder| builder.idle(DAY).absolute(3 * DAY).value::<Code>())
 }
@@ -30,7 +30,7 @@ async fn gone_from(browser: &Browser, nodes: [&Node; 2]) {
     }
 }
 
-// R5.
+// R5: a use extends the idle lifetime, and after the deadline no node answers.
 #[tokio::test]
 async fn use_extends_idle_lifetime() {
     let app = app();
@@ -59,7 +59,7 @@ async fn cookie_expires_at_exact_second() {
     assert_eq!((refused.kind(), handle.closed().now_or_never()), (WriteErrorKind::Closed, Some(CloseReason::Expired)));
 }
 
-// R5.
+// R5: neither a use nor a renewal extends the absolute lifetime, and `Max-Age` ends no later than the session.
 #[tokio::test]
 async fn use_extends_no_absolute_lifetime() {
     let app = app();
@@ -97,7 +97,7 @@ async fn only_sign_in_resets_created_at() {
     assert_eq!(browser.visit(&app.start(), began).await, Some(begun + HOUR));
 }
 
-// R14.
+// R14: `Max-Age` is a minute shorter than the time that the session has left.
 #[tokio::test]
 async fn max_age_ends_one_minute_early() {
     let app = app();
@@ -113,7 +113,7 @@ async fn max_age_ends_one_minute_early() {
     assert_eq!(max_age(&set[0]), Some(43_140));
 }
 
-// R14.
+// R14: `Max-Age` is at most 400 days, also under a longer idle lifetime.
 #[tokio::test]
 async fn max_age_limit_is_400_days() {
     let app = App::with(|builder| builder.idle(500 * DAY).absolute(1000 * DAY));
@@ -141,7 +141,7 @@ async fn daily_use_outlives_browser_limit() {
     }
 }
 
-// R5.
+// R5: reads send the cookie again at most once per tenth of the idle lifetime.
 #[tokio::test]
 async fn cookie_refreshes_once_per_idle_tenth() {
     let app = App::with(|builder| builder.idle(10 * HOUR).absolute(30 * DAY));
@@ -161,7 +161,7 @@ async fn cookie_refreshes_once_per_idle_tenth() {
     assert_eq!(browser.theme(&app.start()).await, dark());
 }
 
-// R14.
+// R14: a cookie from a clock ahead by the allowed skew counts as sealed now.
 #[tokio::test]
 async fn fast_clock_cookie_counts_as_now() {
     let (app, ahead) = (app(), ManualClock::new());
@@ -173,7 +173,8 @@ async fn fast_clock_cookie_counts_as_now() {
     assert_eq!(browser.theme(&app.start()).await, dark());
 }
 
-// R14.
+// R14: a session from a clock ahead by the allowed skew counts as begun now, and lives no longer than the absolute
+// lifetime.
 #[tokio::test]
 async fn fast_clock_extends_no_absolute_lifetime() {
     let (app, ahead) = (app(), ManualClock::new());
@@ -191,7 +192,7 @@ async fn fast_clock_extends_no_absolute_lifetime() {
     gone_from(&browser, [&app.node, &app.start()]).await;
 }
 
-// R14.
+// R14: a cookie from further ahead than the allowed skew is absent and counted, until the clocks differ by less.
 #[tokio::test]
 async fn cookie_beyond_clock_skew_is_refused() {
     let (app, ahead) = (app(), ManualClock::new());
@@ -222,7 +223,7 @@ async fn clock_step_back_changes_no_expiry() {
     }
 }
 
-// R5.
+// R5: the lifetime of `set_lifetime` holds on other nodes and after a renewal.
 #[tokio::test]
 async fn set_lifetime_holds_after_renewal_and_elsewhere() {
     let app = app();
@@ -279,7 +280,8 @@ async fn value_expires_before_session() {
     browser.visit(&app.node, async |session| session.set(Code(7)).await.unwrap()).await;
     app.clock.advance(599 * SECOND);
     assert_eq!(browser.visit(&app.start(), code).await, Some(Code(7)));
-    // A write on a node that knows the cookie alone re-seals the value. Neither the write nor the cookie extends it.
+    // A write on a node that knows the cookie alone seals the value again. Neither the write nor the new cookie extends
+    // the value's lifetime.
     browser.write(&app.start(), "light").await;
     assert_eq!(browser.visit(&app.node, code).await, Some(Code(7)));
     app.clock.advance(SECOND);
@@ -289,7 +291,8 @@ async fn value_expires_before_session() {
     }
 }
 
-// If the writer's clock is ahead, the value lives for its lifetime at most, counted from the first read on this node.
+// A value from a node whose clock is ahead lives no longer than its `MAX_AGE`, counted from the first read on this
+// node.
 #[tokio::test]
 async fn fast_clock_extends_no_value() {
     let (app, ahead) = (app(), ManualClock::new());
@@ -317,7 +320,7 @@ async fn write_restarts_value_max_age() {
     assert_eq!(browser.visit(&app.node, count).await, Code(1), "the update begins without the expired value");
 }
 
-// R5: a use on a socket alone counts too.
+// R5: `touch` on a socket extends the session, and revives no session after the deadline.
 #[tokio::test]
 async fn touch_revives_no_expired_session() {
     let app = app();
@@ -388,7 +391,7 @@ async fn shortened_lifetime_survives_sweeps() {
     let older = browser.clone();
     let short = Lifetime::new(HOUR, 2 * DAY).unwrap();
     browser.visit(&app.node, async move |session| session.set_lifetime(short).await.unwrap()).await;
-    // The minute of the session's first deadline: the next request sweeps the record.
+    // The record's deadline of before the change has passed, so the sweep of the next request checks the record.
     app.clock.advance(DAY / 2 + HOUR);
     app.dark().await;
     assert_eq!(older.theme(&app.node).await, Theme::default());
@@ -397,7 +400,8 @@ async fn shortened_lifetime_survives_sweeps() {
     assert_eq!(app.node.sessions.stats().expired, 1, "memory drops the record once no cookie opens");
 }
 
-// G16: a cookie with the same expiry does not prove that the browser has the new lifetime.
+// G16: an unchanged expiry of the cookie does not prove that the browser has the new lifetime: the next response sends
+// the lifetime.
 #[tokio::test]
 async fn lost_lifetime_change_reaches_browser() {
     let app = app();

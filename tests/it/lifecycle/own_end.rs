@@ -97,7 +97,7 @@ async fn bring_as(browser: &Browser, node: &Node, user: &'static str, order: &Re
     node.writeback(SessionWriteback::new(&node.sessions), of(browser.post_json(body), user)).await
 }
 
-// The user that `identify` names stays when the session ends.
+// A renewal order that follows an end belongs to the user that `identify` named: another user can't bring the order.
 #[tokio::test]
 async fn other_user_cannot_bring_renewal_order() {
     let (node, browser) = identified_by_head().await;
@@ -115,7 +115,8 @@ async fn end_all_ends_renewal_order() {
     assert_refused(&bring_as(&browser, &node, "ada", &order).await, "session_closed");
 }
 
-// Another node's memory may hold the session that the order's handle has ended.
+// Another node's memory may hold the session that the handle has ended. The order ends the session there, so no old
+// value answers.
 #[tokio::test]
 async fn sign_in_order_drops_ended_values() {
     let app = App::new();
@@ -124,7 +125,8 @@ async fn sign_in_order_drops_ended_values() {
         let mut browser = visitor(&first).await;
         let live = socket(&browser, &first).await;
         assert_eq!(get::<Theme>(&mut browser, &second).await, theme("light"));
-        // The cookie now has a newer copy than the second node's memory. `FirstHit` leaves the memory copy as is.
+        // The cookie now has a newer copy than the second node's memory. Under `FirstHit` that memory keeps its older
+        // copy.
         app.pass(Duration::from_secs(1));
         set(&mut browser, &first, theme("dark")).await;
         live.destroy().await.unwrap();
@@ -137,7 +139,7 @@ async fn sign_in_order_drops_ended_values() {
     }
 }
 
-// The removal in an order does not touch the session that the handle's next write begins.
+// The handle's sign-out cancels its order. The session that the handle's next write begins does not end with the order.
 #[tokio::test]
 async fn cancelled_sign_in_order_spares_next_session() {
     let node = App::new().node;
@@ -152,7 +154,8 @@ async fn cancelled_sign_in_order_spares_next_session() {
     assert_eq!(live.relay(), None);
 }
 
-// The handle's first end gives no right over the session that follows.
+// After its own sign-out a handle may begin another session. If that session is revoked, the handle begins no third
+// session.
 #[tokio::test]
 async fn revoked_next_session_blocks_sign_in() {
     let node = App::new().node;
@@ -201,7 +204,8 @@ async fn concurrent_renewals_leave_one_session() {
     assert_eq!(get::<Theme>(&mut first, &node).await, theme("light"));
 }
 
-// A past bug took a clone's renewal for a foreign renewal: the sign-out was `Ok`, and the user still signed in.
+// A past bug took a clone's renewal for another handle's renewal: the sign-out returned `Ok`, and the user stayed
+// signed in.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sign_out_wins_over_concurrent_renewal() {
     let node = App::new().node;

@@ -77,7 +77,8 @@ async fn sign_out_elsewhere_ends_renewed_session() {
     assert!(is_ada(principal(&signed, &other).await), "a sign-out with a planted id ends no later sign-in");
 }
 
-// The cookie of a node that learned of a renewal by a cookie, or set another lifetime, names the old id too.
+// A node that learned of a renewal from a cookie names the old id in its own cookies too, also after a change of the
+// lifetime.
 #[tokio::test]
 async fn later_cookies_name_old_id() {
     let app = App::new();

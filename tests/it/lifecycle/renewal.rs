@@ -11,9 +11,9 @@ use crate::support::{
     sign_in, signed_in, socket, soon, theme, under_way, visitor, waiting_for,
 };
 
-// Renewal.
+// Tests of renewals.
 
-// R3.
+// R3: a renewal moves the values to a new id, and ends the old id with its sockets at once.
 #[tokio::test]
 async fn renewal_moves_values_to_new_id() {
     let app = App::new();
@@ -29,7 +29,7 @@ async fn renewal_moves_values_to_new_id() {
     assert_eq!(socket.value::<Theme>(), Theme::default());
 }
 
-// R3.
+// R3: a renewal on a node whose memory lacks the session moves the values, and ends the old id.
 #[tokio::test]
 async fn renewal_survives_lost_memory() {
     let app = App::new();
@@ -54,7 +54,7 @@ async fn lost_renewal_response_loses_session() {
     }
 }
 
-// G12.
+// G12: a renewal takes the calling handle, its clones and its watches to the new id, and ends all others.
 #[tokio::test]
 async fn renewal_keeps_only_own_watches() {
     let node = App::new().node;
@@ -79,7 +79,7 @@ async fn renewal_keeps_only_own_watches() {
     }
 }
 
-// G12.
+// G12: a watch that waits during a renewal wakes at the next write under the new id.
 #[tokio::test]
 async fn watch_wakes_after_renewal() {
     let node = App::new().node;
@@ -112,9 +112,9 @@ async fn only_ending_handle_may_renew() {
     assert_eq!((get(&mut renewed, &node).await, get(&mut renewed, &node).await), (Visits(1), Theme::default()));
 }
 
-// Sign-in.
+// Tests of sign-ins.
 
-// G7.
+// G7: `adopt` copies the anonymous choice only to a user without a value of the type.
 #[tokio::test]
 async fn adoption_keeps_existing_user_value() {
     for (own, adopts, expected) in
@@ -136,7 +136,7 @@ async fn adoption_keeps_existing_user_value() {
     }
 }
 
-// G7.
+// G7: a sign-in without `adopt` removes the anonymous choice of a user value, and keeps the values of the session.
 #[tokio::test]
 async fn sign_in_removes_anonymous_choice() {
     let app = App::new();
@@ -152,7 +152,7 @@ async fn sign_in_removes_anonymous_choice() {
     }
 }
 
-// G12.
+// G12: a sign-in ends the sockets of other tabs with the reason `Renewed`.
 #[tokio::test]
 async fn sign_in_closes_other_tabs() {
     let node = App::new().node;
@@ -166,7 +166,7 @@ async fn sign_in_closes_other_tabs() {
     assert_eq!(socket(&browser, &node).await.principal(), Some(Principal::new("ada")));
 }
 
-// G13.
+// G13: a late POST with the old cookie is refused, and does not replace the sign-in.
 #[tokio::test]
 async fn late_post_keeps_sign_in() {
     let node = App::new().node;
@@ -230,7 +230,7 @@ async fn first_hit_sign_in_drops_earlier_user() {
     assert_eq!(browser.visit(&node(), async |s| s.value::<Division>()).await, Division(-1));
 }
 
-// G7.
+// G7: the next user of a browser reads no value of the user before, with and without a sign-out in between.
 #[tokio::test]
 async fn next_user_sees_no_earlier_values() {
     for signs_out in [true, false] {

@@ -31,7 +31,7 @@ fn ada() -> Option<Principal> {
     Some(Principal::new("ada"))
 }
 
-// G13.
+// G13: a sign-out with the old cookie ends the session under the new id.
 #[tokio::test]
 async fn late_sign_out_ends_renewed_session() {
     let node = App::new().node;
@@ -44,7 +44,7 @@ async fn late_sign_out_ends_renewed_session() {
     assert!(!sign_out(&late, &node).await, "no session was left to end");
 }
 
-// G13.
+// G13: a sign-out in a request from before the renewal ends the session under the new id.
 #[tokio::test]
 async fn running_sign_out_ends_renewed_session() {
     let node = App::new().node;
@@ -59,7 +59,7 @@ async fn running_sign_out_ends_renewed_session() {
     assert_eq!((user(&renewed, &node).await, set_cookies(&headers).len()), (None, 1));
 }
 
-// G13.
+// G13: a sign-out with the first cookie ends the session after three renewals.
 #[tokio::test]
 async fn sign_out_follows_every_renewal() {
     let node = App::new().node;
@@ -73,7 +73,7 @@ async fn sign_out_follows_every_renewal() {
     assert_eq!(user(&browser, &node).await, None);
 }
 
-// G13.
+// G13: a sign-out with the old cookie ends the renewed session within a minute of the renewal, and not later.
 #[tokio::test]
 async fn sign_out_ignores_older_renewal() {
     let app = App::new();
@@ -91,7 +91,8 @@ async fn sign_out_ignores_older_renewal() {
     assert!(sign_out(&late, &node).await, "within the minute");
 }
 
-// G13: an attacker may have planted the cookie from before the login.
+// G13: a sign-out with the cookie from before a login does not end the login, since an attacker may have planted that
+// cookie.
 #[tokio::test]
 async fn sign_out_never_follows_sign_in() {
     let node = App::new().node;
@@ -109,7 +110,7 @@ async fn sign_out_never_follows_sign_in() {
     }
 }
 
-// G13.
+// G13: a sign-out with the old cookie does not end a sign-in that followed the renewal.
 #[tokio::test]
 async fn sign_out_stops_at_later_sign_in() {
     let node = App::new().node;
@@ -121,7 +122,7 @@ async fn sign_out_stops_at_later_sign_in() {
     assert_eq!(user(&browser, &node).await, ada());
 }
 
-// G13.
+// G13: without a signed-in user, a sign-out with the old cookie does not end the renewed session.
 #[tokio::test]
 async fn sign_out_ignores_anonymous_renewal() {
     let node = App::new().node;
@@ -132,7 +133,8 @@ async fn sign_out_ignores_anonymous_renewal() {
     assert_eq!(get::<Theme>(&mut browser, &node).await, theme("light"));
 }
 
-// G13: the head names the principal of each request.
+// G13: where the request head names the user, a sign-out with the old cookie ends the renewed session only for the same
+// user.
 #[tokio::test]
 async fn sign_out_follows_only_same_user() {
     let identify = |head: &http::request::Parts| {
@@ -155,7 +157,7 @@ async fn sign_out_follows_only_same_user() {
     }
 }
 
-// G13 over a store: the successor also ends in the store.
+// G13: over a store, a sign-out with the old cookie ends the renewed session in the store too.
 #[tokio::test]
 async fn sign_out_ends_renewed_stored_session() {
     let (app, store) = (App::new(), SpyStore::new());
@@ -168,8 +170,8 @@ async fn sign_out_ends_renewed_stored_session() {
     assert_eq!(user(&browser, &there).await, None);
 }
 
-// A store tells that an id has ended, and not whether the id was renewed: a sign-out on a node that learnt of the end
-// from the store ends no successor.
+// A store tells that an id has ended, and not whether the id was renewed: a sign-out on a node that learned of the end
+// from the store ends no renewed session.
 #[tokio::test]
 async fn sign_out_ignores_renewal_in_store() {
     let (app, store) = (App::new(), SpyStore::new());
@@ -183,7 +185,8 @@ async fn sign_out_ignores_renewal_in_store() {
     assert_eq!(user(&browser, &there).await, ada(), "the late sign-out ends no successor");
 }
 
-// G13: without a store, a node learns of a renewal from the new cookie.
+// G13: without a store, a node learns of a renewal from the new cookie. A sign-out there with the old cookie ends the
+// renewed session.
 #[tokio::test]
 async fn sign_out_follows_renewal_elsewhere() {
     let app = App::new();

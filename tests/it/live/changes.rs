@@ -44,9 +44,9 @@ impl SessionValue for Notice {
     const MAX_AGE: Option<Duration> = Some(HOUR);
 }
 
-// Watches and changes.
+// Tests of watches and changes.
 
-// G18.
+// G18: each write is one change, and a watch of one value ignores the writes of other values.
 #[tokio::test]
 async fn two_writes_cause_two_changes() {
     let node = App::new().node;
@@ -133,7 +133,7 @@ async fn change_origin_is_local_or_remote() {
     assert_eq!(origins, [[ChangeOrigin::Local; 2], [ChangeOrigin::Remote; 2]]);
 }
 
-// G18.
+// G18: after `clear` a watch goes on with the default. After `destroy` the watch ends, and `closed` gives the reason.
 #[tokio::test]
 async fn clear_and_destroy_notify_differently() {
     let node = App::new().node;
@@ -211,7 +211,7 @@ async fn watchers_see_only_own_values() {
     assert!(watches.iter_mut().all(|watch| at_once(watch.next()).is_none()));
 }
 
-// G18.
+// G18: a watch of a visitor's handle sees the first write, which begins the session, and each later write.
 #[tokio::test]
 async fn watch_sees_session_begin() {
     let node = App::new().node;
@@ -230,7 +230,7 @@ async fn watch_sees_session_begin() {
     assert_eq!(soon(closed).await, CloseReason::Destroyed);
 }
 
-// G18.
+// G18: a new watch begins with the newest value, not with the value that an earlier watch saw.
 #[tokio::test]
 async fn new_watch_begins_with_newest_value() {
     let app = App::new();
@@ -279,7 +279,7 @@ async fn watch_sees_user_values_expire() {
     assert_eq!(live.get::<Division>(), None);
 }
 
-// G18.
+// G18: a watch sees the winner of two writes with equal versions, the value with the greater bytes.
 #[tokio::test]
 async fn watch_sees_greater_of_equal_versions() {
     let (ring, clock) = (ring(), ManualClock::new());
@@ -323,9 +323,9 @@ async fn shutdown_ends_waits_but_no_session() {
     assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
 }
 
-// Writes of open handles.
+// Tests of the writes of open handles.
 
-// G9.
+// G9: a socket's write that no watcher sees is read by the next request and the next socket.
 #[tokio::test]
 async fn unwatched_write_is_kept() {
     let node = App::new().node;
@@ -345,7 +345,7 @@ async fn concurrent_first_writes_make_one_session() {
     assert_eq!(node.sessions.stats().records, 1);
 }
 
-// G8.
+// G8: concurrent writes of different values on two sockets both stay.
 #[tokio::test]
 async fn two_sockets_keep_both_values() {
     let app = App::new();
@@ -358,7 +358,7 @@ async fn two_sockets_keep_both_values() {
     assert_eq!((carried(&browser, &app).await, carried(&browser, &app).await), (theme("dark"), Visits(1)));
 }
 
-// G8.
+// G8: a response carries another writer's newer value, not the older value that the handler loaded.
 #[tokio::test]
 async fn response_rewrites_no_loaded_value() {
     let app = App::new();

@@ -104,7 +104,8 @@ fn bare_request(browser: &Browser) -> http::Request<http_body_util::Full<bytes::
     request
 }
 
-// R24.
+// R24: an `EventSource` on plain HTTP gets the stream without `Origin` and `Sec-Fetch-Site`. A GET without its `Accept`
+// is refused.
 #[tokio::test]
 async fn plain_http_event_source_is_accepted() {
     let node = App::new().node;
@@ -123,7 +124,8 @@ async fn plain_http_event_source_is_accepted() {
     assert_eq!(gone.status(), StatusCode::NO_CONTENT);
 }
 
-// A page of another site can send the same request by a `no-cors` fetch.
+// A page of another site can imitate an `EventSource` on plain HTTP by a `no-cors` fetch, so each response forbids
+// other origins to read the body.
 #[tokio::test]
 async fn responses_forbid_other_origins() {
     let node = App::new().node;
@@ -234,7 +236,7 @@ async fn close_reason_is_last_event() {
     }
 }
 
-// R29.
+// R29: a request with an ended session is answered with 204, so that the page stops asking.
 #[tokio::test]
 async fn ended_session_gets_no_stream() {
     let app = App::new();
@@ -247,7 +249,7 @@ async fn ended_session_gets_no_stream() {
     assert!(Page::open(&browser, &node).await.told().contains("\"session\":\"\""));
 }
 
-// R29.
+// R29: only a GET of a same-origin page opens the stream.
 #[tokio::test]
 async fn only_same_origin_get_opens_stream() {
     let node = App::new().node;

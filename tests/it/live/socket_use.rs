@@ -87,7 +87,8 @@ async fn socket_relays_due_use() {
     );
 }
 
-// The use on the socket keeps the record alive. By the seal of the cookie alone, the session has idled out.
+// The use on the socket keeps the record alive. The idle deadline in the cookie has passed, so only a node with the
+// record finds the session alive.
 #[tokio::test]
 async fn living_record_revives_idle_cookie() {
     let app = App::new();
@@ -115,7 +116,8 @@ async fn living_record_revives_idle_cookie() {
     assert_eq!(live.value::<Visits>(), Visits(8), "the socket and the browser have one session");
 }
 
-// The relay token tells of a later use than the cookie tells. The store decides whether the session still exists.
+// The relay token has a later use than the cookie, whose idle deadline has passed. The store decides whether the
+// session still exists.
 #[tokio::test]
 async fn store_decides_if_idle_session_lives() {
     let (app, store) = (App::new(), SpyStore::new());

@@ -30,7 +30,8 @@ async fn open(browser: &mut Browser, node: &Node, writeback: SessionWriteback) -
     response.into_body()
 }
 
-// G12: a renewal moves the calling handle, its clones and its watches.
+// G12: a renewal takes the calling handle, its clones and its watches to the new id, also during reads and writes of
+// the clones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn renewal_never_interrupts_clones() {
     let node = App::new().node;
@@ -67,7 +68,8 @@ async fn renewal_never_interrupts_clones() {
     assert_eq!(reader.join().unwrap(), (0, 0, 0), "values lost, writes refused, watches ended");
 }
 
-// G7: the handle caches the signed-in user by the value's version, and another session may have the same version.
+// G7: a handle caches the signed-in user under the version of the identity value. The next session's identity value may
+// have the same version, and the cache must not answer with the earlier user.
 #[tokio::test]
 async fn next_user_replaces_cached_user() {
     let node = App::new().node;
@@ -84,7 +86,7 @@ async fn next_user_replaces_cached_user() {
     assert_eq!(seen, (Some(Principal::new("bob")), Division(-1)));
 }
 
-// G18: a watch begins while a clone signs another user in.
+// G18: a watch that begins while a clone signs another user in follows the new user.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watch_follows_concurrent_sign_in() {
     let gate = Arc::new(AtomicBool::new(false));
@@ -123,7 +125,7 @@ impl SessionValue for Guest {
     const MAX_AGE: Option<Duration> = Some(HOUR);
 }
 
-// G18: an expiry wakes a sleeping watch, also the expiry of the signed-in user.
+// G18: an expiry wakes a sleeping watch, also the expiry of the identity value.
 #[tokio::test]
 async fn watch_sees_sign_in_expire() {
     let app = App::new();
@@ -201,7 +203,7 @@ impl SessionValue for Brief {
     const MAX_AGE: Option<Duration> = Some(HOUR);
 }
 
-// G18: a value expires between the read and the setting of the timer.
+// G18: the page learns of an expiry between the read of the value and the setting of the timer.
 #[tokio::test]
 async fn expiry_during_read_reaches_page() {
     let mut missed = Vec::new();
@@ -306,7 +308,7 @@ impl SessionValue for Layout {
     const NAME: &'static str = "layout";
 }
 
-// An event is one line of data for every encoding of the type.
+// An event has a single line of data, also if the JSON of the value has line breaks.
 #[tokio::test]
 async fn raw_json_breaks_no_event() {
     let app = App::new();
@@ -366,8 +368,8 @@ async fn clock_step_back_keeps_heartbeat() {
     }
 }
 
-// An outer layer names the user by the request head, and a login there renews the session. The renewal ends the page
-// that is open for the earlier user.
+// The request head names the user. A renewal, as at the next user's login, ends the stream of the page that is open for
+// the earlier user.
 #[tokio::test]
 async fn renewal_closes_earlier_users_page() {
     let app = App::new();

@@ -204,12 +204,12 @@ fn unused_sessions_are_evicted_first() {
     // Mostly the unused records go first. The reload of a missing record evicts another record.
     let here: Vec<_> = browsers.iter().map(|browser| tier.is_here(browser)).collect();
     let [used, unused] = [&here[..150], &here[150..]].map(|here| here.iter().filter(|here| **here).count());
-    // Under random eviction both figures would be about 105. In 300 runs they were 131 to 147, and 19 to 41.
+    // Under random eviction both figures would be about 105. In 300 runs the figures were 131 to 147, and 19 to 41.
     assert!(used > 120 && unused < 60, "{used} used and {unused} unused records are in memory");
 }
 
-// G7, G9: the user's values of a recognised token stay until the head has left, although the values
-// are in another record.
+// G7, G9: an eviction during a request loses no value of the signed-in user, although these values are in another
+// record than the session's values.
 #[test]
 fn eviction_during_request_keeps_values() {
     let clock = ManualClock::new();

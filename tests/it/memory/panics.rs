@@ -94,7 +94,8 @@ async fn panicking_identify_by_leaks_no_record() {
 
         let user = browser.clone().visit(&here, async |session| session.principal()).await;
         assert_eq!(user, Some(Principal::new("ada")), "the next request is served");
-        // The page does not bring the token again, since the token's session would then count after all.
+        // The page does not bring the token again: another delivery would account for a leaked record, and hide the
+        // leak.
         assert_nothing_leaks(&app, &here);
     }
 }

@@ -132,7 +132,8 @@ fn visitors_erase_no_remote_renewal() {
     assert_eq!(second.principal(&old), None);
 }
 
-// The second node learns of the visitor's session from the cookie, and of the ordered session from the removal alone.
+// The second node learns only from the removal token that the sign-in order is cancelled, and remembers this while
+// thousands of visitors' sessions end.
 #[test]
 fn cancelled_sign_in_order_stays_cancelled() {
     let (first, second) = two_nodes();
@@ -151,7 +152,8 @@ fn cancelled_sign_in_order_stays_cancelled() {
     }
 }
 
-// The second node learns from the sign-in order that ada's handle had ended the id.
+// The second node learns only from the sign-in order that ada's handle has ended the id, and remembers this while
+// thousands of visitors' sessions end.
 #[test]
 fn end_in_sign_in_order_outlives_visitors() {
     let (first, second) = two_nodes();
@@ -164,7 +166,7 @@ fn end_in_sign_in_order_outlives_visitors() {
     assert_eq!(second.principal(&ada), None);
 }
 
-// G12, G13.
+// G12, G13: an ended id has no session after any sweep, and a write after the minute begins a session with a new id.
 #[test]
 fn ended_id_never_lives_again() {
     let tier = Tier::new(1 << 20);
@@ -213,7 +215,7 @@ fn expired_session_leaves_no_tombstone() {
     assert_eq!((tier.stats().records, tier.stats().bytes, tier.stats().expired), (0, 0, 2));
 }
 
-// R6.
+// R6: thousands of visitors' sessions and tombstones make memory forget no end of all of a user's sessions.
 #[test]
 fn visitors_erase_no_end_all() {
     let tier = Tier::new(SMALL);

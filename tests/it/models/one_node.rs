@@ -391,8 +391,8 @@ impl World {
         for socket in self.sockets.iter_mut().flatten() {
             let now = now[socket.node];
             let model = &mut self.nodes[socket.node].1;
-            // The socket saw an end that was right at that time. Since then the session has a successor, or a cookie has
-            // told of use on another node.
+            // The socket saw the end of the handle's session. Since then the handle has begun another session, or a
+            // cookie has told this node of a use on another node.
             if socket.reason.is_some() && model.closed(&socket.handle.bind, now).is_none() {
                 let (session, handle) = (socket.session.clone(), socket.handle.clone());
                 *socket = Socket::open(socket.node, session, handle, model, now);

@@ -158,7 +158,8 @@ fn lost() -> impl Strategy<Value = bool> {
     prop::bool::weighted(0.1)
 }
 
-/// An open socket, or a request under way: the handle, the last value told to the handle, and the end if one was told.
+/// An open socket, or a request under way: the handle, the last value told to the handle, and the end, if the handle
+/// was told of an end.
 struct Socket {
     node: usize,
     handle: Handle,
@@ -238,7 +239,7 @@ impl World {
     }
 
     fn step(&mut self, step: Step) -> Result<(), TestCaseError> {
-        // Each step has a moment for itself, so the versions have the order of the steps on all nodes.
+        // Each step has a millisecond of its own, so on all nodes a later step has a greater version.
         self.pass(1);
         match step {
             Step::Visit { node, jar, ops, keep, lost, at_once } => {
@@ -270,7 +271,8 @@ impl World {
                 PANICS.set(false);
                 model.arrive_panicking(token.as_ref(), &self.time);
             }
-            // After a step back, a node refuses each new order as old until the clock has caught up.
+            // After a step back of the clock, a node refuses each new sign-in or renewal order as too old, until the
+            // clock has caught up.
             Step::Order { .. } if self.behind > 0 => {}
             Step::Order { which, user, adopt, place } => {
                 let Some(socket) = self.sockets[which].as_mut().filter(|socket| socket.handle.sent) else {
@@ -316,21 +318,22 @@ impl World {
                 model.end_all(user, &mut self.time);
                 node.sessions.end_all_sessions(principal(user)).now_or_never().expect("nothing to wait for").unwrap();
             }
-            // The clock alone orders the writes that the node has not seen: writes of another node, or writes before a
-            // restart.
+            // Between writes that the node has not seen (of another node, or before a restart) the clock alone decides
+            // which write is newer. So no restart and no second node comes with a step back.
             Step::Restart { .. } if self.behind > 0 => {}
             Step::SetClock(_) if self.nodes.len() > 1 || self.restarted => {}
             Step::SetClock(behind) => {
                 let right = self.clock.now() + Duration::from_secs(self.behind);
                 self.clock.set(right - Duration::from_secs(behind));
-                // A page brings an order within a minute, by one clock. After a step no earlier order is in time.
+                // An order lives for one minute of the clock. After a step of the clock the node refuses every earlier
+                // order.
                 self.tokens = [const { None }; TOKENS];
                 (self.behind, self.stepped) = (behind, true);
             }
             Step::Restart { node } => {
                 let node = node % self.nodes.len();
-                // The next process takes the turns of a minute for older turns, if the clock then jumped over that
-                // minute.
+                // After a jump of the clock, the next process would take the turns of the last minute for older turns.
+                // So a minute passes before the restart.
                 if self.stepped {
                     self.pass(60_000);
                 }
@@ -411,7 +414,7 @@ impl World {
         for socket in self.sockets.iter_mut().flatten() {
             let model = &mut self.nodes[socket.node].1;
             let closed = model.closed(&socket.handle.bind, &self.time);
-            // The socket saw an end that was right at that time. Since then the session has a successor.
+            // The socket saw the end of the handle's session. Since then the handle has begun another session.
             if socket.closed.is_some() && closed.is_none() {
                 *socket = Socket::open(socket.node, socket.session.clone(), socket.handle.clone());
             }
@@ -532,7 +535,8 @@ fn users_match_the_model() {
     });
 }
 
-// G12, under `FirstHit`, where the cookie may hold more than memory.
+// G12: under `FirstHit` the cookie may hold a newer copy than memory. A sign-in directly after a sign-out drops that
+// copy too.
 #[tokio::test]
 async fn immediate_sign_in_drops_earlier_values() {
     let app = App::new();
@@ -551,7 +555,7 @@ async fn immediate_sign_in_drops_earlier_values() {
     assert_eq!(browser.visit(&app.start(), async |session| session.get::<Visits>()).await, None);
 }
 
-// G7: the user's own removal long ago does not refuse the choice.
+// G7: `adopt` copies the anonymous choice also to a user who removed the value long ago.
 #[tokio::test]
 async fn adoption_overrides_old_removal() {
     const HOUR: Duration = Duration::from_secs(3600);

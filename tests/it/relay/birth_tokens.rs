@@ -32,7 +32,7 @@ async fn later_birth_token_works_after_lost_answer() {
     let first = live.relay().unwrap();
     live.set(theme("dark")).await.unwrap();
     let second = live.relay().unwrap();
-    // The answer to the first token was lost.
+    // The answer to the first token is lost, so the page has no cookie yet.
     bring_ok(&mut Browser::new(), &node, first.as_str()).await;
     let mut browser = Browser::new();
     bring_ok(&mut browser, &node, second.as_str()).await;

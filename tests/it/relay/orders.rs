@@ -113,7 +113,7 @@ async fn sign_in_grants_values() {
     assert!(live.sign_in(user("ada")).with(&Mfa(true)).by_page().is_ok());
 }
 
-// The answer to the first order was lost, and the page's next order reached a node without knowledge of the first
+// The answer to the first order is lost, and the page brings the next order to a node without knowledge of the first
 // order.
 #[tokio::test]
 async fn sign_in_orders_begin_separate_sessions() {

@@ -25,7 +25,8 @@ async fn sign_in_order_lives_one_minute() {
     }
 }
 
-// After a step back the clock shows some times again. An order from before the step must not live longer by the step.
+// After a step back the clock shows some times again. The step must not extend the life of an order from before the
+// step.
 #[tokio::test]
 async fn clock_step_back_extends_no_sign_in_order() {
     let app = App::new();
@@ -105,7 +106,7 @@ async fn sign_in_order_ends_with_end_all() {
     let (node, other) = (app.start(), app.start());
     let mut browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
-    // The end comes before the order in time: the order's session begins later.
+    // All sessions of ada end before the socket gives the order, so the session of the order begins after the end.
     node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
     other.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
     app.pass(Duration::from_millis(1));
@@ -118,7 +119,7 @@ async fn sign_in_order_ends_with_end_all() {
         bring_ok(&mut page, node, &token).await;
         assert!(is_ada(principal(&page, node).await));
     }
-    // The end comes after the order in time, on the node of the order.
+    // All sessions of ada end after the socket has given the order, on the node of the socket.
     let mut late = visitor(&node).await;
     let token = login(&socket(&late, &node).await);
     node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
@@ -145,8 +146,7 @@ async fn newer_sign_in_blocks_sign_in_order() {
         sessions.identify_by::<crate::support::User>(|user| (user.0 != "guest").then(|| Principal::new(&user.0)))
     });
     let mut browser = visitor(&node).await;
-    // The order comes from a time without a signed-in user. Since then a sign-in has happened in the session of the
-    // page's own cookie.
+    // The socket gives the order for a visitor. Afterwards another user signs in, in the session of the same browser.
     let token = login(&socket(&browser, &node).await);
     sign_in(&mut browser, &node, "bob").await;
     assert_refused(&bring(&mut browser, &node, &token).await, "relay_other_session");

@@ -46,7 +46,8 @@ async fn newest_removal_ends_earlier_ordered_session() {
     let live = socket(&browser, &first).await;
     bring_ok(&mut browser, &second, &login(&live)).await;
     live.sign_out().await.unwrap();
-    // The hook keeps the newest removal alone.
+    // The hook keeps only the newest removal token, so that token must also cancel what the first removal token
+    // cancels.
     login(&live);
     live.sign_out().await.unwrap();
     bring_ok(&mut browser, &second, live.relay().unwrap().as_str()).await;
@@ -68,7 +69,8 @@ async fn repeated_sign_out_cancels_sign_in_order() {
     assert_eq!(principal(&browser, &node).await, None);
 }
 
-// The answer with the renewed session's cookie is on its way, and the removal is of an earlier session.
+// The removal token names another session. The cookie of the renewed session is still on its way, and the refused token
+// does not remove that cookie.
 #[tokio::test]
 async fn removal_token_spares_unnamed_session() {
     let node = App::new().node;
@@ -163,7 +165,7 @@ async fn sign_out_ends_ordered_session() {
     }
 }
 
-// The page brought the order to another node, and this node heard of the begun session before the sign-out.
+// The page brings the order to another node, and this node learns of the begun session before the sign-out.
 #[tokio::test]
 async fn removal_token_ends_session_begun_elsewhere() {
     let app = App::new();
@@ -238,7 +240,8 @@ async fn removal_token_needs_cookie() {
     assert_eq!(get::<Theme>(&mut browser, &other).await, theme("light"));
 }
 
-// A sign-in begins with the configured lifetime, independent of the lifetime of the session before.
+// A sign-in order begins a session with the configured lifetime. The removal token stays valid for that long, although
+// the session before was shorter.
 #[tokio::test]
 async fn removal_token_outlives_short_session() {
     let app = App::new();
@@ -267,7 +270,8 @@ async fn sign_in_order_ends_old_session_permanently() {
     browser.visit(&node, async move |session| session.set_lifetime(year).await.unwrap()).await;
     let live = socket(&browser, &node).await;
     live.sign_out().await.unwrap();
-    // Without the cookie, the token alone tells how long the session could have lived.
+    // The page has no cookie, so the sign-in order alone tells the other node how long the old session could have
+    // lived.
     bring_ok(&mut Browser::new(), &other, &login(&live)).await;
     app.pass(364 * DAY);
     for _ in 0..8 {
@@ -276,7 +280,8 @@ async fn sign_in_order_ends_old_session_permanently() {
     assert_eq!(get::<Theme>(&mut browser, &other).await, Theme::default());
 }
 
-// The response with the cookie removal was lost, and the page may have brought the order to another node.
+// The response with the cookie removal is lost, and the page may have brought the order to another node. So the removal
+// token also names the session that a request has ended.
 #[tokio::test]
 async fn removal_token_names_session_ended_elsewhere() {
     let app = App::new();

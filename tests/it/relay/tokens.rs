@@ -47,7 +47,8 @@ async fn relay_token_carries_all_changes() {
     assert_eq!(socket(&browser, &node).await.relay(), None);
 }
 
-// Memory answers first, but a write on a socket is newer than the other node's memory.
+// Under `FirstHit` memory answers first. A relay token updates the other node's memory, since the socket's write is
+// newer.
 #[tokio::test]
 async fn first_hit_accepts_relayed_values() {
     let app = App::new();
@@ -118,7 +119,7 @@ async fn relay_token_expires_with_cookie() {
     }
 }
 
-// G19.
+// G19: late, repeated and reordered relay tokens end in the same state.
 #[tokio::test]
 async fn reordered_relay_tokens_end_in_same_state() {
     let app = App::new();
@@ -136,7 +137,7 @@ async fn reordered_relay_tokens_end_in_same_state() {
     }
 }
 
-// G12.
+// G12: neither an older cookie nor an older relay token brings a removed value back.
 #[tokio::test]
 async fn removal_survives_older_relay_token() {
     let app = App::new();
@@ -184,7 +185,7 @@ async fn token_of_other_purpose_is_refused() {
     assert_eq!(bring(&mut browser, &App::new().node, &token).await.code(), "relay_invalid", "other keys");
 }
 
-// G19.
+// G19: a birth token gives the browser the cookie of the session that its socket began.
 #[tokio::test]
 async fn socket_born_session_survives_restart() {
     let app = App::new();
@@ -313,7 +314,7 @@ async fn ended_session_refuses_birth_token() {
     }
 }
 
-// G19.
+// G19: the answer to a relay token sets the cookie with the socket's write.
 #[tokio::test]
 async fn page_brings_socket_write_to_cookie() {
     let app = App::new();
@@ -328,7 +329,7 @@ async fn page_brings_socket_write_to_cookie() {
     assert_eq!(carried::<Division>(&browser, &app).await, Division(4));
 }
 
-// The use in a token counts, also on a node where the session had idled out.
+// The use in a relay token extends the session, also on a node where the session has idled out.
 #[tokio::test]
 async fn relay_token_carries_socket_use() {
     for hours in [7, 9] {

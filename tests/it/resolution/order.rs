@@ -25,7 +25,8 @@ fn drafting(app: &App, resolution: Resolution) -> Node {
     Node::new(chain.resolution(resolution).idle(60 * DAY).absolute(365 * DAY).build().unwrap())
 }
 
-// G2.
+// G2: under `Newest` the newer cookie answers, under `FirstHit` the copy in memory. Under both the cookie keeps the
+// newer copy.
 #[tokio::test]
 async fn newest_copy_answers_unless_first_hit() {
     for (resolution, expected) in
@@ -51,7 +52,7 @@ async fn newest_copy_answers_unless_first_hit() {
     }
 }
 
-// G2.
+// G2: under `FirstHit` a write beats the newer copies in the cookie that memory hides.
 #[tokio::test]
 async fn write_beats_hidden_newer_cookie() {
     let app = App::new();
@@ -78,7 +79,7 @@ async fn first_hit_write_beats_newer_cookie() {
     assert_eq!(browser.visit(&node(&clock), async |s| s.value::<Theme>()).await, Theme("last".into()));
 }
 
-// G2.
+// G2: the cookie answers before the default after a restart, and the default answers after a removal.
 #[tokio::test]
 async fn cookie_answers_before_default() {
     let app = App::new();
@@ -95,7 +96,7 @@ async fn cookie_answers_before_default() {
     assert_eq!(seen(&mut browser, &node()).await, (theme("light"), "default"));
 }
 
-// G2.
+// G2: after a restart a socket reads and watches the copy in the cookie of its handshake.
 #[tokio::test]
 async fn socket_reads_cookie_after_restart() {
     let app = App::new();
@@ -121,7 +122,7 @@ async fn value_survives_reload_and_deploy() {
     }
 }
 
-// G3.
+// G3: the copies in memory and in the cookie expire together, 31 days after the write. The session lives on.
 #[tokio::test]
 async fn max_age_ends_both_copies() {
     let app = App::new();
@@ -138,7 +139,7 @@ async fn max_age_ends_both_copies() {
     assert_eq!(get::<Theme>(&mut browser, &node).await, theme("light"));
 }
 
-// G1, G3.
+// G1, G3: under `FirstHit` an expired copy in memory does not hide the living copy in the cookie.
 #[tokio::test]
 async fn expired_memory_copy_hides_no_cookie() {
     let app = App::new();
@@ -154,7 +155,7 @@ async fn expired_memory_copy_hides_no_cookie() {
     assert_eq!(seen(&mut browser, &node).await, (Draft("blank".into()), "default"));
 }
 
-// G5.
+// G5: a cookie with a later use on another node keeps the session alive on this node.
 #[tokio::test]
 async fn use_elsewhere_keeps_session_alive() {
     let app = App::new();
@@ -167,7 +168,7 @@ async fn use_elsewhere_keeps_session_alive() {
     assert_eq!(browser.visit(&node, both).await, (theme("light"), Visits(1)));
 }
 
-// G3.
+// G3: the copy in the cookie answers after memory has evicted the record.
 #[tokio::test]
 async fn cookie_restores_evicted_value() {
     let app = App::new();
@@ -262,7 +263,7 @@ async fn hidden_newer_copy_follows_its_user() {
     }
 }
 
-// G2.
+// G2: under `FirstHit` a renewal keeps the newer copy in the cookie, although memory's older copy answers.
 #[tokio::test]
 async fn hidden_newer_copy_survives_renewal() {
     let app = App::new();

@@ -20,7 +20,7 @@ impl SessionValue for Language {
     const SCOPE: Scope = Scope::Principal;
 }
 
-// G2, G7, G9.
+// G2, G7, G9: a sign-in loads the values of the user from the store, and a first write or removal hides no other value.
 #[tokio::test]
 async fn sign_in_loads_stored_user_values() {
     let app = App::new();
@@ -57,7 +57,7 @@ async fn sign_in_loads_stored_user_values() {
     assert_eq!(ada(&node()).await.get::<Division>(), None);
 }
 
-// G9: a store without an answer leaves everything unchanged.
+// G9: a sign-in without an answer of the store fails, and changes neither the user nor a value.
 #[tokio::test]
 async fn store_outage_refuses_sign_in() {
     let app = App::new();
@@ -71,7 +71,7 @@ async fn store_outage_refuses_sign_in() {
     assert_eq!((refused.kind(), session.principal(), session.value()), (WriteErrorKind::Unavailable, None, dark()));
 }
 
-// G7.
+// G7: without a signed-in user, a choice of a user value belongs to the session, and changes no user's value.
 #[tokio::test]
 async fn anonymous_choice_changes_no_user() {
     let app = App::new();
@@ -87,7 +87,7 @@ async fn anonymous_choice_changes_no_user() {
     assert_eq!(node.sessions.stats().records, 2, "one session and one user");
 }
 
-// G16.
+// G16: the next response updates the cookie of the user's other browser.
 #[tokio::test]
 async fn user_change_reaches_other_browser() {
     let app = App::new();
@@ -101,7 +101,7 @@ async fn user_change_reaches_other_browser() {
     assert_eq!(carried::<Division>(&second, &app).await, Division(2));
 }
 
-// G18.
+// G18: a watch of a user value sees the writes of the user's other browser, of the writeback and of a job.
 #[tokio::test]
 async fn user_pages_see_all_changes() {
     let app = App::new();
@@ -117,7 +117,7 @@ async fn user_pages_see_all_changes() {
     assert_eq!(at_once(page.next()), Some(Some(Division(3))));
 }
 
-// R35.
+// R35: a session with values and without a sign-in has no user and no principal.
 #[tokio::test]
 async fn session_alone_is_no_login() {
     let node = Node::new(builder(&ring(), &ManualClock::new()).build().unwrap());
@@ -133,7 +133,7 @@ async fn session_alone_is_no_login() {
     }
 }
 
-// The request head names the user.
+// Tests of chains in which the request head names the user.
 
 /// A chain behind an outer layer that names the signed-in user in a header.
 fn identified_by_head(app: &App) -> SessionsBuilder {
@@ -153,7 +153,7 @@ async fn chosen(browser: &mut Browser, node: &Node, user: Option<&str>) -> Divis
     visit_as(browser, node, user, async |session| session.value::<Division>()).await
 }
 
-// G7.
+// G7: a user of a browser reads no value of the browser's user before, from memory or from the cookie.
 #[tokio::test]
 async fn users_share_no_cookie_values() {
     let app = App::new();
@@ -170,7 +170,7 @@ async fn users_share_no_cookie_values() {
     assert_eq!(chosen(&mut browser, &node, Some("bob")).await, Division(4));
 }
 
-// G7.
+// G7: a user's write leaves the anonymous choice of the same browser unchanged, in memory and in the cookie.
 #[tokio::test]
 async fn user_write_keeps_anonymous_choice() {
     let app = App::new();
@@ -246,7 +246,8 @@ async fn store_loads_user_named_by_head() {
     assert_eq!(chosen(&mut Browser::new(), &node(), Some("ada")).await, Division(3));
 }
 
-// G15: the user's part of the cookie stays, for the next request of that user.
+// G15: a request without a user sets no cookie, so the cookie keeps the user's values for the next request of that
+// user.
 #[tokio::test]
 async fn anonymous_request_rewrites_no_cookie() {
     let app = App::new();
@@ -287,7 +288,8 @@ async fn use_in_cookie_extends_user_record() {
     assert_eq!(there.sessions.for_principal(Principal::new("ada")).await.unwrap().get::<Division>(), Some(Division(3)));
 }
 
-// An earlier build may count a user as an anonymous visitor. The user's choices are then the session's.
+// The earlier build takes the guest for a visitor without a user, so the guest's choice is in the session. The present
+// build takes the guest for a user, whose choice the next user does not adopt.
 #[tokio::test]
 async fn only_anonymous_choice_is_adopted() {
     let app = App::new();
@@ -333,7 +335,8 @@ async fn oversized_adoption_refuses_sign_in() {
     assert_eq!(Browser::new().visit(&node, turn).await, (Err(WriteErrorKind::TooLarge), None));
 }
 
-// G13: `identify` may name another user at the next request.
+// G13: where `identify` names the user, a sign-out on another node ends no renewed session, since the next request may
+// name another user.
 #[tokio::test]
 async fn sign_out_spares_head_identified_renewal() {
     let app = App::new();

@@ -28,7 +28,7 @@ impl SessionValue for Choice {
     const NAME: &'static str = "choice";
 }
 
-// G1.
+// G1: `false`, zero, an empty text and `null` answer before the defaults, from memory and from the cookie.
 #[tokio::test]
 async fn false_zero_and_null_are_answers() {
     let app = App::new();
@@ -56,7 +56,7 @@ async fn false_zero_and_null_are_answers() {
     }
 }
 
-// G1, G20.
+// G1, G20: a copy of the wrong type is skipped until the next write, affects no other value, and can't be posted.
 #[tokio::test]
 async fn copy_of_wrong_type_is_skipped() {
     let app = App::new();
@@ -85,7 +85,7 @@ async fn copy_of_wrong_type_is_skipped() {
     }
 }
 
-// G1.
+// G1: a watch passes over a copy of the wrong type, and sees the next write.
 #[tokio::test]
 async fn watch_skips_wrong_type() {
     let app = App::new();

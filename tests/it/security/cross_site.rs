@@ -79,7 +79,7 @@ async fn assert_mints_nothing(node: &Node, request: Request<Full<Bytes>>) {
     assert_eq!(node.sessions.stats().records, records);
 }
 
-// R19, login CSRF.
+// R19: a form of another site (login CSRF) begins no session, and does not replace the user's login.
 #[tokio::test]
 async fn cross_site_form_keeps_login() {
     let app = App::new();
@@ -215,7 +215,7 @@ async fn cross_site_response_sets_vary() {
     assert_eq!(response.headers()[header::VARY], "cookie");
 }
 
-// SAML and the `form_post` of OpenID Connect.
+// An identity provider answers by a form of its own site, as in SAML and in `form_post` of OpenID Connect.
 #[tokio::test]
 async fn from_another_site_permits_sign_in() {
     for (same_site, method, headers) in [

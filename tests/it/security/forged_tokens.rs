@@ -91,7 +91,7 @@ async fn removal(node: &Node) -> (Browser, String) {
     (browser, live.relay().unwrap().to_string())
 }
 
-// Each purpose has a key of its own.
+// Each purpose has a key of its own, so a token under the prefix of another purpose does not open.
 #[test]
 fn token_purposes_cannot_be_swapped() {
     let app = App::new();
@@ -158,8 +158,8 @@ fn forged_token_changes_nothing() {
     let (_, removal) = at_once(removal(&home)).unwrap();
     tokens.extend(more.into_iter().chain([removal]));
 
-    // A node that knows the content of a token shows no change if the node accepts the token. The cold node shows a
-    // change.
+    // The first node already has the content of the tokens, so an accepted token would change nothing there. On the
+    // cold node an accepted token would show as a change.
     let cold = app.start();
     let mut places = Vec::new();
     for (browser, node) in browsers.iter().flat_map(|browser| [(browser, &home), (browser, &cold)]) {

@@ -1,5 +1,5 @@
-//! Pages of listed public origins on another site: the writeback accepts their posts, begins no session for them, and
-//! takes the principal from the request head.
+//! Pages of listed public origins on another site: the writeback accepts their posts, begins no session for these
+//! posts, and takes the principal from the request head.
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -105,7 +105,8 @@ async fn user_write_without_memory_is_refused() {
     assert_eq!((set_cookies(response.headers()).len(), written), (0, Some(WriteErrorKind::Closed)));
 }
 
-// R24.
+// R24: a page of a listed origin on another site can write user values and no session value. An unlisted origin can
+// write no value.
 #[tokio::test]
 async fn listed_origin_posts_only_user_values() {
     let node = node();
@@ -135,8 +136,8 @@ async fn listed_origin_gets_user_events() {
     assert_eq!(node.stream(writeback(), nobodys).await.status(), StatusCode::NO_CONTENT);
 }
 
-// `SameSite=None` withholds no cookie, so a listed origin's writes begin sessions. Tokens stay bound to the
-// application's own pages.
+// Under `SameSite=None` the browser withholds no cookie, so a write of a listed origin may begin a session. A birth
+// token is still accepted from the application's own pages alone.
 #[tokio::test]
 async fn same_site_none_refuses_listed_origin_tokens() {
     let cookie = CookieTier::sealed(ring()).name("__Host-session").same_site(SameSite::None);
@@ -156,7 +157,8 @@ async fn same_site_none_refuses_listed_origin_tokens() {
     assert_eq!(bring("same-origin").await.set_cookies().len(), 1);
 }
 
-// Birth tokens and orders set the cookie of a session. Without a cookie in the request, both would mint a session.
+// A birth token and a sign-in order give the browser the cookie of a session. The request of a listed origin has no
+// cookie, so an accepted token would begin a session: the writeback refuses both tokens.
 #[tokio::test]
 async fn listed_origin_tokens_begin_no_session() {
     let app = App::new();

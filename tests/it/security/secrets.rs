@@ -37,7 +37,7 @@ fn assert_hides(text: &str, secret: &str) {
     }
 }
 
-// R32.
+// R32: no trace and no `Debug` text holds an id, a key, a token or a value, also in failures.
 #[tokio::test]
 async fn traces_and_debug_hide_secrets() {
     let (traced, _guard) = Trace::begin();
@@ -61,7 +61,7 @@ async fn traces_and_debug_hide_secrets() {
         tokens.extend(socket.relay().map(|token| token.as_str()[2..].to_owned()));
         show_all(&traced, &node, &socket).await;
 
-        // Failures on the way.
+        // Refused writes, refused posts and unreadable cookies.
         let too_large = socket.set(Theme(canary("long").repeat(1_000))).await.unwrap_err();
         traced.show(&too_large);
         let mut late = anonymous;
@@ -174,7 +174,7 @@ async fn pass(traced: &Trace, node: &Node, request: Request<Full<Bytes>>) {
     traced.show(&future.await.unwrap().headers());
 }
 
-// R32.
+// R32: the error of a refused key holds no part of the key.
 #[test]
 fn key_error_hides_key() {
     for key in [canary("short"), canary("text").repeat(8)] {
@@ -184,7 +184,8 @@ fn key_error_hides_key() {
     }
 }
 
-// R32. The sensitive mark also keeps the cookie out of the compression tables of HTTP/2.
+// R32: `Cookie` and `Set-Cookie` are marked as sensitive. The mark also keeps their values out of the compression
+// tables of HTTP/2.
 #[tokio::test]
 async fn cookie_headers_are_marked_sensitive() {
     let node = Node::new(builder(&ring(), &ManualClock::new()).build().unwrap());
@@ -227,7 +228,7 @@ fn noting(owners: &Arc<Mutex<Vec<OwnerId>>>) -> SharedTier {
     )
 }
 
-// R33.
+// R33: the owner ids in a store hide the session's id, and differ by audience and by kind of owner.
 #[tokio::test]
 async fn store_hashes_separate_audience_and_kind() {
     let (ring, clock) = (ring(), ManualClock::new());

@@ -102,7 +102,7 @@ const NOT_OURS: &[&[(&str, &str)]] = &[
     &[("origin", "https://app.example"), ("origin", "https://app.example")],
 ];
 
-// R29.
+// R29: a socket that passes the rule has the session, over HTTP/1.1 and over HTTP/2.
 #[tokio::test]
 async fn same_origin_socket_has_session() {
     let (node, browser) = signed_in().await;
@@ -116,7 +116,8 @@ async fn same_origin_socket_has_session() {
     }
 }
 
-// R29.
+// R29: a client without `Origin` has the session under `Lax` and `Strict`, and under `None` only after
+// `upgrades_without_origin`.
 #[tokio::test]
 async fn client_without_origin_has_session() {
     let cookie = |same_site| CookieTier::sealed(ring()).name("session").same_site(same_site);
@@ -164,7 +165,8 @@ async fn tungstenite_client_has_session() {
     serving.abort();
 }
 
-// R29.
+// R29: the trace of a refused socket names the remedy, once a minute for each remedy, with the number of lines left
+// out.
 #[tokio::test]
 async fn refused_socket_trace_names_remedy() {
     let (trace, _guard) = Trace::begin();
@@ -199,7 +201,7 @@ async fn refused_socket_trace_names_remedy() {
     assert_eq!(left_out, [1, 1], "{}", trace.text());
 }
 
-// R29, R32.
+// R29, R32: the trace of a refused socket hides the user name and password in `Origin`, in `Host` and in the target.
 #[tokio::test]
 async fn refusal_trace_hides_userinfo() {
     let (trace, _guard) = Trace::begin();
@@ -225,7 +227,7 @@ async fn refusal_trace_hides_userinfo() {
     }
 }
 
-// G4. The layer neither refuses nor traces a socket whose handler asks for no session.
+// G4: the layer neither refuses nor traces a socket whose handler asks for no session.
 #[tokio::test]
 async fn unused_refused_socket_traces_nothing() {
     let (trace, _guard) = Trace::begin();
@@ -268,7 +270,7 @@ async fn upgrade_header_lists_are_parsed() {
     }
 }
 
-// R29.
+// R29: a socket of another site reads no stored value, writes no value, and begins no session.
 #[tokio::test]
 async fn cross_site_socket_gets_no_session() {
     let (node, browser) = signed_in().await;
@@ -328,7 +330,7 @@ async fn assert_gets_nothing(session: &Session) {
     drop((session.remove::<Theme>().await, session.clear().await, session.destroy().await));
 }
 
-// R29. For a request that opens no socket, the browser's `SameSite` rule alone decides.
+// R29: for a request that opens no socket, the browser's `SameSite` rule alone decides.
 #[tokio::test]
 async fn cross_site_link_keeps_session() {
     let (node, browser) = signed_in().await;

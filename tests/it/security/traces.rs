@@ -193,8 +193,8 @@ async fn missing_layer_is_traced_and_counted() {
     }
     assert_eq!(trace.lines_with("ERROR"), 1, "{}", trace.text());
     assert_eq!(node.sessions.stats().missing_layers, 3);
-    // Without a chain, all threads share the trace's limit, and another test may have written the line within this
-    // second.
+    // A request without a layer has no chain, so all threads share one limit of this trace: another test may have
+    // written the line within this second.
     for _ in 0..200 {
         if trace.lines_with("LayeredSessionLayer") > 1 {
             break;

@@ -11,7 +11,7 @@ use crate::support::{
     visitor,
 };
 
-// R37.
+// R37: an undecodable copy is a traced miss, affects no other value, and is replaced by the next write.
 #[tokio::test]
 async fn undecodable_copy_is_skipped_and_replaced() {
     let (traced, _guard) = Trace::begin();
@@ -69,7 +69,7 @@ fn config() -> ProptestConfig {
     ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-// R37.
+// R37: no mutation of a genuine cookie and no arbitrary bytes open a session, and no request fails.
 #[test]
 fn only_genuine_cookie_opens_session() {
     let (warm, cold, browser) = ada();
@@ -118,7 +118,7 @@ fn only_genuine_cookie_opens_session() {
     assert_eq!(read, Some(Principal::new("ada")), "the genuine cookie opens the session");
 }
 
-// R37.
+// R37: the writeback answers arbitrary bodies without a failure, and opens no mutated token.
 #[test]
 fn writeback_survives_arbitrary_bodies() {
     let (node, _, browser) = ada();
@@ -157,7 +157,7 @@ async fn remove_deletes_unreadable_copy() {
     let mut browser = visitor(&named).await;
     let remove = async |session: Session| session.remove::<Theme>().await.unwrap();
     browser.visit(&named, remove).await;
-    // The node that can't read the copy keeps the copy beside its own tombstone.
+    // The node that can't read the newer copy keeps that copy beside the node's own tombstone.
     set(&mut browser, &numbered, NumberedTheme(7)).await;
     browser.visit(&named, remove).await;
     assert_eq!(get::<NumberedTheme>(&mut browser, &numbered).await, NumberedTheme::default());

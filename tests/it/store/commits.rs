@@ -47,7 +47,7 @@ async fn removing_absent_value_skips_store() {
     assert_eq!(store.take_operations(), []);
 }
 
-// G9.
+// G9: a write that fails in the store changes no value, no user and no cookie, on this node and on another node.
 #[tokio::test]
 async fn failed_store_write_changes_nothing() {
     let (store, site) = stored();
@@ -106,7 +106,7 @@ async fn failed_write_rereads_store_once() {
     }
 }
 
-// G6.
+// G6: a load that needs the store fails with 503 during an outage. A visitor without a cookie needs no store.
 #[tokio::test]
 async fn store_outage_fails_load_with_503() {
     let (store, site) = stored();
@@ -131,7 +131,7 @@ async fn store_outage_fails_load_with_503() {
     assert_eq!(body, "dark");
 }
 
-// R35.
+// R35: an outage fails the load and keeps the cookie, so a signed-in user never counts as anonymous.
 #[tokio::test]
 async fn store_outage_is_no_anonymous_user() {
     let (ring, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
@@ -154,7 +154,8 @@ async fn store_outage_is_no_anonymous_user() {
     assert_eq!(browser.visit(&cold, async |s| s.principal()).await, Some(Principal::new("ada")));
 }
 
-// R2: the seal is genuine, and the store has no such session.
+// R2: a genuine cookie of a session that the store does not have loads no session, and the next write begins a session
+// with a new id.
 #[tokio::test]
 async fn session_missing_in_store_stays_absent() {
     let (_, site) = stored();
@@ -167,7 +168,7 @@ async fn session_missing_in_store_stays_absent() {
     assert_ne!(writing.token()[..56], browser.token()[..56], "the new session has another id");
 }
 
-// R3.
+// R3: a renewal creates the new record in the store before the renewal ends the old record.
 #[tokio::test]
 async fn renewal_creates_new_before_ending_old() {
     let (store, site) = stored();
@@ -206,7 +207,8 @@ async fn outdated_snapshot_is_counted_in_bytes() {
     assert!(node.sessions.stats().bytes > 10_000);
 }
 
-// G13: a sign-out with the old cookie follows a renewal, and never a sign-in.
+// G13: the end of a renewed session names the successor, so that a sign-out with the old cookie can end the successor
+// too. The end by a sign-in names none.
 #[tokio::test]
 async fn end_names_reason_and_successor() {
     let (store, site) = stored();
@@ -270,7 +272,7 @@ async fn invalid_stored_names_are_ignored() {
     assert_eq!(browser.visit(&node(), seen).await, (Theme("dark".into()), Visits(1)));
 }
 
-// G6.
+// G6: a source that fails is traced, and the next tier answers.
 #[tokio::test]
 async fn failing_source_yields_to_next_tier() {
     for (answer, expected, traced) in [(Ok(dark()), "tenant", 0), (Err("the tenants' table is away"), "default", 1)] {

@@ -21,7 +21,7 @@ async fn user(browser: &Browser, node: &Node) -> Option<Principal> {
     browser.clone().visit(node, async |session| session.principal()).await
 }
 
-// R6.
+// R6: `end_all_sessions` ends the sessions on the called node alone, also over a shared store.
 #[tokio::test]
 async fn end_all_affects_one_node() {
     for app in [App::new(), over_store().0] {
@@ -35,7 +35,8 @@ async fn end_all_affects_one_node() {
     }
 }
 
-// G18.
+// G18: a node with the record in memory learns of another node's write from the newer cookie, and does not ask the
+// store.
 #[tokio::test]
 async fn newer_cookie_carries_remote_write() {
     let (app, store) = over_store();
@@ -49,7 +50,7 @@ async fn newer_cookie_carries_remote_write() {
     assert_eq!(get::<Theme>(&mut browser, here).await, theme("light"));
 }
 
-// G12.
+// G12: a node with the record in memory does not learn of an end on another node.
 #[tokio::test]
 async fn remote_end_keeps_local_record() {
     let (app, _) = over_store();
@@ -60,7 +61,7 @@ async fn remote_end_keeps_local_record() {
     assert_eq!(copy.theme(&app.start()).await, Theme::default());
 }
 
-// G4.
+// G4: two loads that begin at the same time each read the store.
 #[tokio::test]
 async fn concurrent_loads_each_read_store() {
     let (app, store) = over_store();
@@ -83,7 +84,7 @@ async fn concurrent_loads_each_read_store() {
     assert_eq!(store.take_operations(), [Operation::Read; 2]);
 }
 
-// G4.
+// G4: each load with an id that the store does not know reads the store again.
 #[tokio::test]
 async fn each_load_rereads_unknown_id() {
     let (app, store) = over_store();

@@ -44,7 +44,7 @@ async fn store_outage_trace_names_cause() {
     let errors = || (trace.lines_with("ERROR"), trace.lines_with("the test told the store to fail"));
     assert_eq!((post().await, errors()), (StatusCode::SERVICE_UNAVAILABLE, (2, 2)), "{}", trace.text());
     app.pass(Duration::from_secs(1));
-    // The failed write left the record in doubt, so each load asks the store.
+    // The outcome of the failed write is unknown, so each load asks the store.
     assert_eq!(post().await, StatusCode::SERVICE_UNAVAILABLE);
     let job = node.sessions.for_principal(Principal::new("ada")).await.unwrap_err();
     assert_eq!(driver(&job), "the test told the store to fail");
@@ -88,7 +88,7 @@ async fn failed_load_is_traced_and_counted() {
     assert_eq!(node.sessions.stats().store_failures, 4);
 }
 
-// The handler of a failed load may answer as for a visitor.
+// After a failed load the handler may answer as for a visitor: a cache must not give that answer to others.
 #[tokio::test]
 async fn failed_load_makes_response_private() {
     let app = App::new();

@@ -113,7 +113,8 @@ impl Facts {
             (self.carried_out.contains(&(process, ordered.series)), "the second of its series"),
             (self.voided.contains(&(process, ordered.series)), "its handle has signed out"),
             (named.is_some_and(|id| self.has_ended(process, id)), "its session has ended"),
-            // The begun session has the birth that the order names.
+            // The begun session counts as begun when the socket gave the order, so the ends of all sessions are checked
+            // below, by that step.
             (begun.is_some_and(|id| self.is_over(process, id)), "the session that it begins has ended"),
             (stamped(ordered.user) || stamped(ordered.present), "all of the user's sessions have ended"),
         ];

@@ -5,7 +5,7 @@ use std::time::Duration;
 use layered_session::{Scope, SessionValue, tier::BoxError};
 use serde::{Deserialize, Serialize};
 
-/// The smallest miss of a deadline.
+/// A millisecond, the smallest step of the clock.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);

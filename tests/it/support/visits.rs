@@ -80,7 +80,7 @@ pub(crate) fn upgrade(browser: &Browser) -> Request<Full<Bytes>> {
     request
 }
 
-/// An open socket: the handle that outlives the handshake. The handshake's response has no cookie to give.
+/// An open socket: the handle that outlives the handshake. The handshake's response carries no cookie.
 pub(crate) async fn socket(browser: &Browser, node: &Node) -> Session {
     let handler = async |session| {
         let mut switching = Response::new(Full::default());

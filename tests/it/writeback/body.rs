@@ -41,7 +41,7 @@ fn posting<B>(page: &Page, body: B) -> Request<B> {
     page.browser.post_json("").map(|_| body)
 }
 
-// R26.
+// R26: a body of 16 KiB is accepted, and one byte more is refused.
 #[tokio::test]
 async fn body_limit_is_16_kib() {
     let mut page = Page::new();
@@ -50,7 +50,7 @@ async fn body_limit_is_16_kib() {
     assert_refused(&page.post(padded(16 * KIB + 1)).await, 413, "too_large", "one byte more");
 }
 
-// R26. A client that sends first and reads later must still see the answer, but the server stops reading at a limit.
+// R26: a client that sends first and reads later must still see the answer, but the server stops reading at a limit.
 #[tokio::test]
 async fn long_body_is_partly_drained() {
     let page = Page::new();
@@ -90,7 +90,7 @@ async fn oversized_expect_continue_is_refused() {
     }
 }
 
-// R26.
+// R26: a body that is incomplete after ten seconds is answered with 408, however the body stalls.
 #[tokio::test]
 async fn slow_body_times_out() {
     let page = Page::new();
@@ -125,7 +125,7 @@ async fn slow_body_times_out() {
     assert_eq!(page.node.sessions.stats().records, 0);
 }
 
-// R26.
+// R26: a body that breaks off is refused, although the part before was complete JSON.
 #[tokio::test]
 async fn incomplete_body_changes_nothing() {
     let page = Page::new();
@@ -136,7 +136,7 @@ async fn incomplete_body_changes_nothing() {
     assert_eq!(page.node.sessions.stats().records, 0);
 }
 
-// R26. The body does not include trailers.
+// R26: the frames of a body are joined, without the trailers.
 #[tokio::test]
 async fn chunked_body_is_joined() {
     let mut page = Page::new();
@@ -147,7 +147,8 @@ async fn chunked_body_is_joined() {
     assert_eq!(page.read::<Theme>().await, Some(Theme("dark".into())));
 }
 
-// R26. Such bodies, parsed as a tree of values, take up to 87 times their length.
+// R26: a refused body takes little memory. A parser that builds a tree of values takes up to 87 times the length of
+// such bodies.
 #[test]
 fn hostile_body_needs_little_memory() {
     let page = Page::new();
@@ -193,7 +194,8 @@ fn hostile_body_needs_little_memory() {
     assert!(used.bytes_max < 64 * KIB as u64, "{} bytes while draining", used.bytes_max);
 }
 
-// R26, R27.
+// R26, R27: malformed, ambiguous or too deep JSON, or JSON with too many names, is refused with its own code, and
+// stores nothing.
 #[tokio::test]
 async fn ambiguous_json_changes_nothing() {
     let deep = format!(r#"{{"theme":{}1{}}}"#, "[".repeat(16), "]".repeat(16));
@@ -274,7 +276,7 @@ async fn ambiguous_json_changes_nothing() {
     assert_eq!(page.node.sessions.stats().records, 0);
 }
 
-// R27.
+// R27: an integer that JavaScript would round is accepted for a type that keeps the integer exactly.
 #[tokio::test]
 async fn large_integer_needs_fitting_type() {
     let mut page = Page::new();
@@ -287,7 +289,7 @@ async fn large_integer_needs_fitting_type() {
     assert_eq!(page.read::<Ratio>().await, Some(Ratio(9_007_199_254_740_991.0)));
 }
 
-// R27.
+// R27: an integer that JavaScript would round is reported before disallowed names and invalid values.
 #[tokio::test]
 async fn unsafe_integer_is_reported_before_other_faults() {
     let mut page = Page::new();
@@ -300,8 +302,8 @@ async fn unsafe_integer_is_reported_before_other_faults() {
     ] {
         assert_refused(&page.post(body).await, 400, "unsafe_integer", body);
     }
-    // The type accepts the first body, and its own validation does not. The name in the second body has no type, so the
-    // writeback can't judge the number.
+    // The type of the first body keeps the integer, and `validate` refuses the value. The number of the second body is
+    // beyond every type, so the JSON counts as malformed under any name.
     for (body, code) in
         [(r#"{"current_division_id":9007199254740993}"#, "invalid_value"), (r#"{"visits":1e999}"#, "malformed_json")]
     {

@@ -11,7 +11,7 @@ use tower_http::cors::CorsLayer;
 use super::{KIB, Page, allowing, assert_refused, send_bare};
 use crate::support::Trace;
 
-// R24.
+// R24: every method except POST is answered with 405, and stores nothing.
 #[tokio::test]
 async fn only_post_writes() {
     let page = Page::new();
@@ -25,7 +25,8 @@ async fn only_post_writes() {
     assert_eq!(page.node.sessions.stats().records, 0);
 }
 
-// R24.
+// R24: only pages of the same origin or of a listed origin write, for all combinations of `Sec-Fetch-Site`, `Origin`
+// and `Host`.
 #[tokio::test]
 async fn only_same_origin_pages_write() {
     const HOST: &str = "app.example";
@@ -86,7 +87,7 @@ async fn only_same_origin_pages_write() {
     }
 }
 
-// R24.
+// R24: the answer and the trace of a cross-site refusal name the remedy.
 #[tokio::test]
 async fn cross_site_refusal_names_remedy() {
     let (trace, _guard) = Trace::begin();
@@ -111,7 +112,7 @@ async fn cross_site_refusal_names_remedy() {
     assert_eq!(trace.lines_with("refused as cross-site"), 5, "two requests share a reason");
 }
 
-// R24.
+// R24: behind a CORS layer a page of a listed origin can post, and both responses have the layer's headers.
 #[tokio::test]
 async fn writeback_works_behind_cors_layer() {
     let page = Page::new();
@@ -130,7 +131,7 @@ async fn writeback_works_behind_cors_layer() {
     }
 }
 
-// R25.
+// R25: a POST with another content type than `application/json` is answered with 415.
 #[tokio::test]
 async fn only_json_is_accepted() {
     let page = Page::new();
@@ -165,7 +166,8 @@ async fn only_json_is_accepted() {
     }
 }
 
-// R24 to R28. The test corrects one fault after the other.
+// R24 to R28: a request with several faults is refused for the first fault in the documented sequence. The test
+// corrects one fault after the other.
 #[tokio::test]
 async fn refusals_follow_documented_order() {
     let mut page = Page::signed_in().await;

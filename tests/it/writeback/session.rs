@@ -13,7 +13,7 @@ use tower::{Layer, ServiceExt};
 use super::{Page, allowing, assert_refused, relaying, send_bare};
 use crate::support::{App, Browser, DAY, Division, Node, Theme, bare, builder, dark, ring};
 
-// R28.
+// G13: a POST with the cookie of a renewed or ended session is refused, and stores nothing.
 #[tokio::test]
 async fn ended_session_refuses_post() {
     let mut page = Page::signed_in().await;
@@ -45,7 +45,7 @@ async fn relay_token_delivers_socket_writes() {
     assert_eq!(page.read::<Theme>().await, Some(Theme("newest".into())));
 }
 
-// R29. A birth token sets a cookie, so the writeback checks a birth token more strictly than a relay token.
+// R29: a birth token sets a cookie, so the writeback checks a birth token more strictly than a relay token.
 #[tokio::test]
 async fn late_or_foreign_relay_token_is_refused() {
     let mut page = Page::new();
@@ -180,7 +180,7 @@ async fn post_checks_both_owners_first() {
     assert_eq!((page.read::<Division>().await, page.read::<Theme>().await), (None, None));
 }
 
-// R35.
+// R35: a POST during a store outage is answered with 503, and stores nothing on any node.
 #[tokio::test]
 async fn store_outage_writes_nothing() {
     let (ring, clock, store) = (ring(), ManualClock::new(), SpyStore::new());

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Draft, KIB, Level, Note, Page, Paragraph, Ratio, allowing, assert_refused};
 use crate::support::{App, Browser, Division, Node, Theme, User, Visits, builder, post, ring, theme, visitor};
 
-// R28.
+// R28: the answer lists the stored names, in the order of the body.
 #[tokio::test]
 async fn response_lists_stored_names() {
     let mut page = Page::signed_in().await;
@@ -27,7 +27,7 @@ async fn response_lists_stored_names() {
     assert_eq!(page.read::<Ratio>().await, Some(Ratio(0.5)));
 }
 
-// R28. The store receives the type's own encoding, so that a page can't choose the bytes.
+// R28: the store receives the type's own encoding, so that a page can't choose the bytes.
 #[tokio::test]
 async fn stored_value_uses_type_encoding() {
     #[derive(Debug, Serialize, Deserialize)]
@@ -51,7 +51,7 @@ async fn stored_value_uses_type_encoding() {
     assert_eq!(stored, json!([{ "text": "a", "alignment": "", "indentation": 0 }]));
 }
 
-// R28.
+// R28: an unknown or disallowed name is answered with 422 and the name, and the POST stores nothing.
 #[tokio::test]
 async fn forbidden_name_changes_nothing() {
     let mut page = Page::new();
@@ -72,7 +72,7 @@ async fn forbidden_name_changes_nothing() {
     assert_eq!(page.node.sessions.stats().records, 0);
 }
 
-// R28.
+// R28: an invalid value refuses the whole POST, also the valid values of the other owner.
 #[tokio::test]
 async fn one_invalid_value_refuses_post() {
     let mut page = Page::signed_in().await;
@@ -95,7 +95,7 @@ async fn one_invalid_value_refuses_post() {
     assert_eq!(page.read::<Division>().await, Some(Division(1)));
 }
 
-// R28. The writeback commits one owner after the other: a refusal leaves that owner's values unchanged.
+// R28: the writeback commits one owner after the other: a refusal leaves that owner's values unchanged.
 #[tokio::test]
 async fn owner_values_are_all_or_nothing() {
     let mut page = Page::signed_in().await;
@@ -110,7 +110,8 @@ async fn owner_values_are_all_or_nothing() {
     assert_eq!((page.read::<Note>().await, page.read::<Division>().await), (None, None));
 }
 
-// R28.
+// R28: `ignore_unknown` passes over unknown and disallowed names and reports the names. An invalid value is still
+// refused.
 #[tokio::test]
 async fn unknown_names_can_be_ignored() {
     let mut page = Page::new();
@@ -126,7 +127,7 @@ async fn unknown_names_can_be_ignored() {
     assert_eq!(read, (Some(Theme("dark".into())), None, None));
 }
 
-// R28.
+// G20: `allow` refuses the identity value, and a value that no chain declares.
 #[test]
 fn identity_value_cannot_be_allowed() {
     let page = Page::new();
@@ -140,7 +141,7 @@ fn identity_value_cannot_be_allowed() {
     assert!(plain().allow::<Undeclared>().unwrap_err().to_string().contains("declare"));
 }
 
-// R28.
+// R28: posts with thousands of unknown names are refused, and leave no record.
 #[tokio::test]
 async fn refused_names_use_no_memory() {
     let mut page = Page::new();
@@ -156,7 +157,7 @@ async fn refused_names_use_no_memory() {
     assert_eq!((stats.records, stats.bytes), (0, 0));
 }
 
-// R28. A refusal shortens the names that the client sent.
+// R28: a refusal shortens the names that the client sent.
 #[tokio::test]
 async fn refusal_lists_sixteen_shortened_names() {
     let page = Page::new();
@@ -173,7 +174,7 @@ async fn refusal_lists_sixteen_shortened_names() {
     assert_eq!(ignored.json(), json!({ "stored": [], "ignored": said }));
 }
 
-// R26.
+// R26: a value that the cookie does not carry is limited in the body, and again in its own encoding.
 #[tokio::test]
 async fn oversized_server_value_is_refused() {
     let mut page = Page::new();
@@ -191,7 +192,7 @@ async fn oversized_server_value_is_refused() {
     assert_eq!(page.read::<Theme>().await, None);
 }
 
-// G20.
+// G20: a POST stores allowed names alone, and a name that is not allowed refuses the POST.
 #[tokio::test]
 async fn post_stores_only_allowed_names() {
     let app = App::new();
@@ -210,7 +211,7 @@ async fn post_stores_only_allowed_names() {
     }
 }
 
-// R28.
+// R28: unknown names, refused or ignored, add no byte to memory and change no cookie.
 #[tokio::test]
 async fn unknown_names_use_no_memory() {
     let app = App::new();
@@ -235,7 +236,7 @@ async fn unknown_names_use_no_memory() {
     assert_eq!(browser.cookie("session"), cookie.cookie("session"));
 }
 
-// R28.
+// R28: a name of 10 kB is refused, and stores nothing.
 #[tokio::test]
 async fn long_name_is_refused() {
     let node = App::new().node;

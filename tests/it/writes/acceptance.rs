@@ -12,7 +12,7 @@ use crate::support::{
     kind, memory, named, ring, set_cookies,
 };
 
-/// A value that may be lost.
+/// A value in memory alone, which a restart loses.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Scratch(String);
 
@@ -30,7 +30,7 @@ impl SessionValue for Bio {
     const SCOPE: Scope = Scope::Principal;
 }
 
-// All or nothing.
+// Tests of writes that apply as a whole or not at all.
 
 #[tokio::test]
 async fn batch_is_all_or_nothing() {
@@ -62,7 +62,7 @@ async fn batch_is_all_or_nothing() {
     }
 }
 
-// The browser's budget.
+// Tests of the browser's budget.
 
 /// Writes the longest value that the session accepts, and returns its length.
 async fn fill<V: SessionValue>(session: &Session, value: fn(String) -> V) -> usize {
@@ -81,7 +81,7 @@ async fn fill<V: SessionValue>(session: &Session, value: fn(String) -> V) -> usi
     fits
 }
 
-// R20.
+// R20: values that were all accepted fit the budget of the cookie, also after a renewal on another node.
 #[tokio::test]
 async fn accepted_values_fit_cookie() {
     let (ring, clock) = (ring(), ManualClock::new());
@@ -116,7 +116,7 @@ async fn accepted_values_fit_cookie() {
     }
 }
 
-// R7, R20.
+// R7, R20: a write that does not fit the cookie is refused before the store gets the write, and begins no session.
 #[tokio::test]
 async fn oversized_write_never_reaches_store() {
     let store = SpyStore::new();
@@ -139,7 +139,7 @@ async fn oversized_write_never_reaches_store() {
     assert_eq!(store.take_operations(), [Operation::Create]);
 }
 
-// R20.
+// R20: a sign-in with a user that does not fit the cookie is refused, and keeps the session and its cookie.
 #[tokio::test]
 async fn oversized_sign_in_changes_nothing() {
     let app = App::with(|builder| builder.value::<Bio>());
@@ -182,9 +182,9 @@ async fn server_values_ignore_cookie_budget() {
     assert_eq!(twin.visit(&one, async |s| s.value::<Cursor>()).await, Cursor(7));
 }
 
-// Placement of values.
+// Tests of the placement of values.
 
-// G15.
+// G15: a value that the cookie does not carry sets no cookie, and other nodes read the value from the store.
 #[tokio::test]
 async fn server_value_changes_no_cookie() {
     let (store, app) = stored();
@@ -198,7 +198,7 @@ async fn server_value_changes_no_cookie() {
     assert_eq!(browser.visit(&app.start(), read).await, 9000);
 }
 
-// G15.
+// G15: a value in memory alone sets no cookie, and a restart loses the value.
 #[tokio::test]
 async fn volatile_value_stays_in_memory() {
     let app = App::with(|builder| builder.value::<Scratch>());
@@ -221,9 +221,9 @@ async fn job_without_memory_refuses_writes() {
     job.set(Division(3)).await.unwrap_err();
 }
 
-// Visits without a write.
+// Tests of visits without a write.
 
-// R7.
+// R7: visitors that write no value leave no record and get no cookie.
 #[tokio::test]
 async fn reading_visitors_leave_no_records() {
     let app = App::new();
@@ -249,7 +249,7 @@ async fn reading_visitors_leave_no_records() {
     assert_eq!((stats.records, stats.bytes), (0, 0));
 }
 
-// R7: the same where an outer layer names the users.
+// R7: users that the request head names leave no record either, as long as they write no value.
 #[tokio::test]
 async fn reading_users_leave_no_records() {
     let chain = chain(memory(), cookie(&ring()), &ManualClock::new()).value::<Division>();

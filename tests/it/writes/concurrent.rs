@@ -16,7 +16,7 @@ async fn all(tasks: impl IntoIterator<Item = BoxFuture<()>>) {
     }
 }
 
-// G10.
+// G10: concurrent updates of one session all count.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn concurrent_increments_all_count() {
     let app = App::new();
@@ -31,7 +31,7 @@ async fn concurrent_increments_all_count() {
     assert_eq!(visits(&browser, &app.start()).await, Visits(64));
 }
 
-// G10: one of the writes begins the session.
+// G10: of several first writes at the same time, a single write begins the session.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn concurrent_first_writes_make_one_session() {
     let app = App::new();
@@ -44,7 +44,8 @@ async fn concurrent_first_writes_make_one_session() {
     assert_eq!(app.node.sessions.stats().records, 1);
 }
 
-// G10: the race between the check and the mint is short, so many rounds are needed to hit the race.
+// G10: only a short moment lies between the check for a session and the creation of the session, so the test needs many
+// rounds to hit that moment.
 #[tokio::test]
 async fn racing_first_writes_make_one_session() {
     const ROUNDS: usize = 500;
@@ -66,7 +67,7 @@ async fn racing_first_writes_make_one_session() {
     assert_eq!(app.node.sessions.stats().records, ROUNDS);
 }
 
-// G10: two nodes over one store, each with its own memory.
+// G10: the updates of two nodes over one store all count, although each node has a memory of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn store_counts_both_nodes_increments() {
     let (_, app) = stored();
@@ -114,7 +115,7 @@ async fn value_taken_once_across_nodes() {
     assert_eq!(browser.visit(&other, take).await, None);
 }
 
-// G8.
+// G8: writes of different values by two open handles both stay.
 #[tokio::test]
 async fn concurrent_writes_keep_other_values() {
     let app = App::new();

@@ -27,7 +27,8 @@ fn gated(operation: Operation) -> (SpyStore, App) {
     (store, App::with(move |builder| builder.tier(SharedTier::new(shared.clone()))))
 }
 
-// G10: with all updates at the store together, the store would refuse all but one each time, and some would give up.
+// G10: a node sends the updates of an owner to the store one after the other. If all came together, the store would
+// refuse all but one each time, and some updates would fail.
 #[tokio::test]
 async fn each_queued_update_reaches_store_once() {
     const UPDATES: usize = 40;
@@ -90,7 +91,7 @@ async fn sign_in_keeps_concurrent_write() {
     assert_eq!(session.principal(), Some(Principal::new("ada")));
 }
 
-// The store holds every write that returned `Ok`, also if a renewal happens meanwhile.
+// The store has every write that returned `Ok`, also if a renewal happens during the write.
 #[tokio::test]
 async fn renewal_keeps_concurrent_write() {
     for held in [Operation::Create, Operation::End, Operation::Update] {
@@ -129,7 +130,7 @@ async fn renewal_keeps_concurrent_write() {
     }
 }
 
-// R4.
+// R4: a sign-out while a write waits for the store ends the session, and the write is refused.
 #[tokio::test]
 async fn sign_out_refuses_pending_write() {
     let (gate, app) = gated(Operation::Update);
@@ -243,8 +244,8 @@ async fn running_load_confirms_no_removed_key() {
     assert_eq!(late.visit(&second, async |s| s.value::<Theme>()).await, Theme::default());
 }
 
-// G12: no caller learns of a session's end while the answer of a write could bring the session back. The answer
-// does not take back a later use either.
+// G12: no caller learns of a session's end while the answer of a write could bring the session back. The answer does
+// not take back a use that came during the write either.
 #[tokio::test]
 async fn pending_write_delays_expiry() {
     let gate = SpyStore::new();

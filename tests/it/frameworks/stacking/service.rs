@@ -130,7 +130,8 @@ async fn layer_never_polls_body() {
     assert_eq!(polled.load(Ordering::Relaxed), 1);
 }
 
-/// A service that is ready for one call, after a poll. Its clone needs another poll, as with a concurrency limit.
+/// A service that is ready for one call, after a poll. A clone of the service needs another poll, as with a concurrency
+/// limit.
 struct OnceReady {
     ready: bool,
     asked: Arc<AtomicUsize>,

@@ -485,10 +485,10 @@ impl Node {
                 return Err(Refusal::Panicked);
             }
             Op::Renew if *sent => return Err(Refusal::HeadSent),
-            // After the handle's own end, the handle begins another session, an empty one.
+            // A handle that has ended its own session begins another session by the renewal, without values.
             Op::Renew if (*ended || *anew) && closed.is_some() => {
                 *bind = self.mint(ids, *lifetime, *brought, now);
-                // The first write of the new session, without a value.
+                // The new session takes a version, as its first write would.
                 self.fresh(0, now);
                 (*ended, *anew) = (false, false);
                 return Ok(None);
@@ -498,7 +498,7 @@ impl Node {
                 *anew |= closed != Some(Refusal::Closed(CloseReason::Renewed));
                 return Ok(None);
             }
-            // A renewal or a sign-in may follow.
+            // The lifetime waits for the session that a later renewal or sign-in of the handle begins.
             Op::SetLifetime(idle, absolute)
                 if closed.is_some() && (*ended || *anew || matches!(bind, Bind::Fenced(_))) =>
             {

@@ -91,8 +91,8 @@ fn alone() -> impl Strategy<Value = Step> {
 enum Twin {
     /// Memory knows the token by its bytes.
     Warm,
-    /// Memory knows no token: the ring gets its own key again before each request, and memory vouches for no token of
-    /// an earlier ring.
+    /// Memory knows no token: the ring gets its own key again before each request, and memory recognises no token of an
+    /// earlier ring.
     Opening,
     /// The node has no memory.
     Bare,
@@ -195,7 +195,7 @@ impl World {
             for op in &ops {
                 came.push(perform(&session, op).await);
             }
-            // A request without operations counts as a request too.
+            // A request without operations must not touch the session, so the test reads nothing either.
             let seen = if ops.is_empty() { Seen::default() } else { seen_of(&session) };
             (Seen { came, ..seen }, keep.then_some(session))
         };

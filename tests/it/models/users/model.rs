@@ -144,7 +144,7 @@ pub(super) struct Token {
 
 impl Token {
     /// Whether a browser with the other token lacks nothing of this token. The comparison leaves out the predecessor,
-    /// which is for nodes alone, and the birth, in which the orders of one handle differ.
+    /// which is for nodes alone, and the mint time, in which the orders of one handle differ.
     pub(super) fn is_known_by(&self, other: &Self) -> bool {
         Self { predecessor: other.predecessor, minted: other.minted, ..self.clone() } == *other
     }
