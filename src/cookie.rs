@@ -84,7 +84,7 @@ pub struct CookieTier {
     place: CookieScope,
     /// The paths and domains at which earlier deploys set the cookie.
     former: Vec<CookieScope>,
-    /// The most bytes of the finished header.
+    /// The maximum bytes of the finished header.
     budget: usize,
     same_site: SameSite,
     /// Whether browsers keep a cookie for each site that embeds the application.
@@ -165,11 +165,11 @@ impl CookieTier {
     /// Call `formerly` once for each such place.
     ///
     /// Browsers distinguish cookies of one name by path and domain. A deploy that changes either leaves the earlier
-    /// cookie beside the new cookie. For two tokens of one session the newest counts. Tokens of two sessions, as after
-    /// a sign-in, give no session ([`CloseReason::Ambiguous`](crate::CloseReason::Ambiguous)). For this reason each
-    /// response that answers a token of this application with a cookie also removes the cookie at each declared place,
-    /// and so does each response to a request with several tokens. Keep the declaration for the absolute lifetime of a
-    /// session.
+    /// cookie beside the new cookie. Of two tokens of one session, the newer token counts. Tokens of two sessions, as
+    /// after a sign-in, give no session ([`CloseReason::Ambiguous`](crate::CloseReason::Ambiguous)). For this reason
+    /// each response that answers a token of this application with a cookie also removes the cookie at each declared
+    /// place, and so does each response to a request with several tokens. Keep the declaration for the absolute
+    /// lifetime of a session.
     #[must_use]
     pub fn formerly<'a>(mut self, path: impl Into<Cow<'static, str>>, domain: impl Into<Option<&'a str>>) -> Self {
         let domain = domain.into().map(|domain| Cow::Owned(domain.to_owned()));
@@ -177,8 +177,8 @@ impl CookieTier {
         self
     }
 
-    /// Sets the most bytes of the finished `Set-Cookie`, with name and attributes: from 1,000 to 3,800, by default
-    /// 3,000. A write that would not fit is refused (`TooLarge`), and the error tells how many bytes of JSON would fit.
+    /// Sets the maximum bytes of the finished `Set-Cookie`, with name and attributes: from 1,000 to 3,800, by default
+    /// 3,000. A write that does not fit is refused (`TooLarge`), and the error tells how many bytes of JSON fit.
     ///
     /// With 3,000 bytes and the default attributes, one value whose name has five bytes, such as `theme`, has room for
     /// this much JSON, in bytes:
@@ -213,8 +213,8 @@ impl CookieTier {
     /// send such a cookie over any connection, and anyone on the way can read and replay the cookie.
     ///
     /// Without this setting, browsers drop the cookie of a page on plain http, and a sign-in there ends with the next
-    /// request. Chrome and Firefox make an exception for loopback, versions of Safari do not. The first such answer to
-    /// a POST off loopback is traced.
+    /// request. Chrome and Firefox make an exception for loopback, versions of Safari do not. The layer traces the
+    /// first response that sets the cookie for a POST from such a page, unless the page is on loopback.
     #[must_use]
     pub const fn plain_http(mut self) -> Self {
         self.plain_http = true;

@@ -24,7 +24,7 @@ pub(crate) mod refusal;
 /// The header's name, ready for a look-up: the rule looks for the header in every request.
 static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// The kinds of requests that the rule judges. Browsers send each kind with other headers.
+/// The kinds of requests that the rule judges. Browsers send different headers with each kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RequestKind {
     /// Browsers send `Origin` with every POST.
@@ -114,7 +114,7 @@ impl CrossSiteRule {
         let mut sites = headers.get_all(&SEC_FETCH_SITE).iter();
         match sites.next() {
             Some(first) => {
-                // A proxy might have added a second field with a kinder value.
+                // A proxy might have added a second field, with a value that passes.
                 let mut sites = iter::once(first).chain(sites);
                 if !sites.any(|site| site == "cross-site") || same_site == SameSite::Lax && is_link(method, headers) {
                     return None;

@@ -26,11 +26,11 @@ pub struct BuildError {
 pub enum BuildErrorKind {
     /// A value: its name, its placement, or a second or missing declaration.
     Value,
-    /// The tiers: one is missing, one is too many, or the order can't work.
+    /// The tiers: a tier is missing, a tier is there twice, or their sequence can't work.
     Chain,
     /// The cookie: a name or an attribute that browsers would refuse.
     Cookie,
-    /// A sealing key: absent, too short, or one that is no secret.
+    /// A sealing key: absent, too short, or guessable.
     Key,
     /// The lifetimes, the clock, the audience or another setting.
     Setting,
@@ -78,7 +78,7 @@ pub struct MissingSession {
 pub enum MissingSessionKind {
     /// No layer of this crate wraps the handler: a mistake in the application, HTTP 500.
     NoLayer,
-    /// The shared store did not answer, so the request may have a session or not: HTTP 503.
+    /// The shared store did not answer, so the request may or may not have a session: HTTP 503.
     Unavailable,
 }
 
@@ -128,7 +128,7 @@ impl Error for MissingSession {
     }
 }
 
-/// A write or a turn that failed, with the cause.
+/// A write, a sign-in, a renewal or a sign-out that failed, with the cause.
 #[derive(Debug)]
 pub struct WriteError {
     kind: WriteErrorKind,
@@ -145,19 +145,19 @@ pub enum WriteErrorKind {
     Closed,
     /// Other writers were faster 32 times in a row: HTTP 409, worth a retry.
     Contended,
-    /// The value is not valid, can't be encoded as JSON, would not decode again, or may not be written in this way, or
-    /// the handle can't do the call: HTTP 422. The source is the error of `validate`, or serde's error of encoding.
+    /// The value is not valid, can't be encoded as JSON, has JSON that does not decode again, or may not be written by
+    /// this method; or the method needs another kind of handle: HTTP 422. The source is the error of `validate`, or
+    /// serde's error of encoding.
     Invalid,
-    /// The browser's cookie, or the token of a sign-in or renewal by the page, has no room for the write: HTTP 422. For a
-    /// cookie the message
-    /// tells how many bytes of JSON the write has and how many would fit, and [`WriteError::names`] are the largest
-    /// values.
+    /// The browser's cookie, or the token of a sign-in or renewal by the page, has no room for the write: HTTP 422. For
+    /// a cookie the message tells how many bytes of JSON the write has and how many fit, and [`WriteError::names`] are
+    /// the largest values.
     TooLarge,
-    /// The shared store did not answer: HTTP 503. The store may have taken the write. Also where the operating system
-    /// gave no randomness for an id.
+    /// The shared store did not answer, and may have taken the write: HTTP 503. This kind also reports that the
+    /// operating system gave no random bytes for an id.
     Unavailable,
-    /// The response head has left: HTTP 500. No cookie can follow for a turn, and a chain without memory keeps no
-    /// write.
+    /// The response head has left: HTTP 500. No response can carry the cookie of a sign-in or a renewal, and a chain
+    /// without memory can keep no write and no sign-out.
     HeadSent,
     /// The call needs a memory tier, and this chain has none: HTTP 500.
     NoMemory,
@@ -225,7 +225,7 @@ impl From<TierError> for WriteError {
     }
 }
 
-/// The reason why a session is over, or a handle of the session.
+/// The reason why a session has ended, or why a handle can no longer use its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CloseReason {

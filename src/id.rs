@@ -15,7 +15,7 @@ pub(crate) struct SessionId([u8; Self::LEN]);
 impl SessionId {
     pub(crate) const LEN: usize = 32;
 
-    /// Mints an id.
+    /// Makes a new random id.
     ///
     /// # Errors
     ///

@@ -18,7 +18,7 @@ mod wait;
 mod watch;
 
 impl Session {
-    /// Follows a value: the present value first, and then each newer value, of every writer. Without a session the
+    /// Follows a value: the present value first, and then each newer value, from every writer. Without a session the
     /// present value is the answer of the computed tiers, and newer values follow once this handle has begun a session.
     /// In a chain without memory the stream shows this handle's own writes only.
     pub fn watch<V: SessionValue + Default>(&self) -> Watch<V> {
@@ -30,12 +30,12 @@ impl Session {
         Changes::new(self.clone())
     }
 
-    /// Resolves when the session is over, with the reason: at once if the session is over already, and where there is
-    /// no session and none may begin ([`CloseReason::CrossSite`], [`CloseReason::Ambiguous`]). The future keeps a
-    /// handle of its own, so a stream or a task can hold the future.
+    /// Resolves when the session is over, with the reason. Resolves at once if the session is over already, or if the
+    /// request has no session and may begin none ([`CloseReason::CrossSite`], [`CloseReason::Ambiguous`]). The future
+    /// keeps a handle of its own, so a stream or a task can hold the future.
     ///
-    /// A `select!` doesn't poll the future while the handler of another arm runs. A send that never ends would keep the
-    /// socket of a user who has signed out, so give sends a timeout.
+    /// A `select!` doesn't poll the future while the handler of another arm runs. During a send that never ends, the
+    /// socket of a user who has signed out stays open, so give each send a timeout.
     ///
     /// # Cancel safety
     ///

@@ -40,7 +40,8 @@ mod tombstones;
 /// - The store has the values that this node wrote to the store. Values that only a cookie brought, and a lifetime
 ///   given to one session ([`Session::set_lifetime`](crate::Session::set_lifetime)), are not in the store.
 ///
-/// A record that is not clean is evicted only where a few hundred records in a row were no better, and counted apart.
+/// The tier evicts a record that is not clean only if 256 records in a row were not clean either, and counts the
+/// eviction as [`Stats::evicted_dirty`](crate::Stats::evicted_dirty).
 ///
 /// A session with one short value takes 270 bytes in all, and 144 more after an update or a watch.
 ///
@@ -70,15 +71,16 @@ mod tombstones;
 /// at least: one sign-out every two seconds and an absolute lifetime of 30 days need 208 MB, and the default of 256 MiB
 /// holds 1.6 million tombstones.
 ///
-/// At the cap, tombstones of sessions without a signed-in user are dropped first; then, of a random sample of sixteen,
-/// the oldest tombstone of the user with the most tombstones in the sample. Neither visitors nor one account can
-/// therefore erase the sign-outs of another account. Each loss is counted as `revocations_lost` and traced as an error,
-/// since a copied cookie of such a session opens again on this node. The end of all sessions of a user
-/// (`end_all_sessions`) is kept in the user's record, and such records are evicted last.
+/// At the cap, the tier first drops tombstones of sessions without a signed-in user. Then the tier takes a random
+/// sample of sixteen tombstones, and drops the oldest tombstone of the user with the most tombstones in the sample.
+/// Neither visitors nor one account can therefore erase the sign-outs of another account. Each loss is counted as
+/// `revocations_lost` and traced as an error, since a copied cookie of such a session opens again on this node. The end
+/// of all sessions of a user (`end_all_sessions`) is kept in the user's record, and such records are evicted last.
 ///
-/// In the first minute a tombstone also keeps how the session ended. This data may take a sixteenth of the bound; above
-/// that limit the oldest data is dropped early, and the ids of these sessions count as no cookie before the minute is
-/// over.
+/// In the first minute a tombstone also keeps the reason of the end, so that a late request with the old id begins no
+/// session. This data may take a sixteenth of the bound. Above that limit the tier drops the oldest data before its
+/// minute is over: a request with such an id then counts as a request without a cookie, and a write in the request
+/// begins a session.
 #[derive(Clone, Debug)]
 pub struct MemoryTier {
     pub(crate) max_bytes: usize,
@@ -124,7 +126,7 @@ pub struct MemoryTierBuilder {
 }
 
 impl MemoryTierBuilder {
-    /// Sets the bound: the bytes that records may take in all, as the tier counts bytes.
+    /// Sets the bound: the maximum bytes of all records together, as the tier counts bytes.
     #[must_use]
     pub const fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;
@@ -230,8 +232,8 @@ impl Memory {
         self.records.get(key)
     }
 
-    /// Returns the record of a principal, inserted if missing. While the caller holds the record, no other takes the
-    /// key.
+    /// Returns the record of a principal, inserted if missing. While the caller holds the record, no other record takes
+    /// the key.
     pub(crate) fn principal_or_insert(&self, key: &RecordKey, make: impl FnOnce() -> Record) -> Arc<Record> {
         self.records.get(key).unwrap_or_else(|| {
             let Ok(record) = self.records.get_or_insert_with(key, || Ok::<_, Infallible>(make()));
@@ -349,8 +351,8 @@ impl Memory {
         }
     }
 
-    /// Counts the present bytes of a record. Returns the growth since the last count, or `None` for an ended record,
-    /// which counts no bytes: its tombstone is counted apart.
+    /// Counts the present bytes of a record. Returns the growth since the last count. Returns `None` for an ended
+    /// record, which counts no bytes: the bytes of its tombstone are counted instead.
     fn add_bytes(&self, record: &Record) -> Option<usize> {
         let mut state = record.write();
         let ended = matches!(state.kind, Kind::Ended(_));

@@ -69,7 +69,7 @@ pub(crate) struct Node {
     pub(crate) traces: Traces,
 }
 
-/// Counts of refusals without an error for a caller.
+/// Counts of refusals for which no caller gets an error.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) capped_cookies: AtomicU64,
@@ -118,9 +118,9 @@ impl Node {
     }
 
     pub(crate) fn write_context(&self, scope: Scope, now: Millis) -> WriteContext<'_> {
-        // A tombstone stays for as long as a token sealed before the removal could bring the value back. The tokens of
-        // a session all idle out. The value of a principal may come with a browser that returns much later, from a node
-        // that missed the removal.
+        // A tombstone stays for as long as a token sealed before the removal could bring the value back. Every token of
+        // a session passes its idle deadline within the idle lifetime. The value of a principal may come with a browser
+        // that returns much later, from a node that missed the removal.
         let Config { budget, max_budget, lifetime, .. } = &self.config;
         let (budget, max_budget, tombstones) = match scope {
             Scope::Session => (budget.session, max_budget.session, lifetime.idle.max(Duration::from_secs(86_400))),

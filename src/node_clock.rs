@@ -18,11 +18,11 @@ use crate::{
     version::Version,
 };
 
-/// The least difference of the two clocks that counts as a step, in milliseconds. A pause of the machine between the
+/// The smallest difference of the two clocks that counts as a step, in milliseconds. A pause of the machine between the
 /// two readings makes a difference too.
 const STEP: u64 = 1000;
 
-/// The most remembered steps back. A further step drops the oldest.
+/// The maximum number of remembered steps back. A further step drops the oldest step.
 const STEPS: usize = 16;
 
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub(crate) struct NodeClock {
     steps: Mutex<Vec<Step>>,
     /// The newest version that this process has given, or has seen within the allowed skew.
     newest: AtomicU64,
-    /// The most by which the clock of another node may be ahead of this node's clock.
+    /// The maximum by which the clock of another node may be ahead of this node's clock.
     pub(crate) max_skew: Duration,
 }
 

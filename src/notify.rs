@@ -2,7 +2,7 @@
 //!
 //! A record has [`Subscribers`], each the [`HandleWakers`] of one handle, which have a [`WakerSlot`] for each watch. A
 //! wake-up carries no data. The woken watch reads the record itself, so a slow watch skips changes, nothing queues, and
-//! no writer waits. Locks are taken in that order.
+//! no writer waits. Locks are taken in this order: the subscribers of a record, then the wakers of a handle.
 
 use std::{
     collections::BTreeMap,

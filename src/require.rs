@@ -187,8 +187,8 @@ pin_project! {
     ///
     /// # Cancel safety
     ///
-    /// A response that is dropped during the load has called no inner service. Later the drop reaches the inner
-    /// service's response.
+    /// If the future is dropped while the session loads, the inner service has not been called. After the load, the
+    /// drop also drops the inner service's future.
     #[must_use = "futures do nothing unless polled"]
     pub struct RequireFuture<S, V, B>
     where

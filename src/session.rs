@@ -113,8 +113,9 @@ impl Session {
     ///
     /// A streaming body that reads the session needs a handle, or a load under way, from before the response head
     /// leaves: both add `Vary: Cookie` to the head. A body that holds the extensions alone and loads the session later
-    /// gets no `Vary`, since the layer can't tell such extensions from those that are dropped late. The handle of a
-    /// late load knows that the head has left: turns fail with `HeadSent`, and so do writes in a chain without memory.
+    /// gets no `Vary`, since the layer can't tell such extensions from extensions that are merely dropped late. The
+    /// handle of a late load knows that the head has left: sign-ins and renewals fail with `HeadSent`, and so do writes
+    /// in a chain without memory.
     ///
     /// # Errors
     ///
@@ -196,7 +197,8 @@ impl Session {
         }
     }
 
-    /// Returns when the session began; `None` without a session. A renewal keeps the time, and a sign-in begins anew.
+    /// Returns when the session began; `None` without a session. A renewal keeps this time. A sign-in begins a new
+    /// session, with a new time.
     pub fn created_at(&self) -> Option<SystemTime> {
         self.shared().flags.touched.set();
         let record = self.shared().live(self.shared().node.now()).ok()?;
@@ -222,7 +224,7 @@ impl Session {
     // Writing.
 
     /// Writes a value. Once `set` has returned, every read on this node sees the value, every watcher has been
-    /// notified, and a shared store has the value. The fate of the response changes nothing about this.
+    /// notified, and a shared store has the value. This holds even if the response fails or never arrives.
     ///
     /// In a chain without memory and without a shared store the handle alone has the value until the response carries
     /// the cookie: a dropped response loses the value.
@@ -239,8 +241,9 @@ impl Session {
     ///
     /// A refused write changes nothing:
     ///
-    /// - `Invalid` for a value that does not validate, can't be encoded as JSON (the source is serde's error) or would
-    ///   not decode again, and for a value that may not be written in this way.
+    /// - `Invalid` for a value that does not validate, can't be encoded as JSON (the source is serde's error) or has
+    ///   JSON that does not decode again, and for a value that this handle may not write by `set`, such as the identity
+    ///   value.
     /// - `TooLarge` for a value that the browser could not hold beside the room that is kept for a sign-in.
     /// - `Closed` once the [session has ended](crate::guide::login#a-browser-whose-session-was-ended-elsewhere), or
     ///   where no session may begin ([`CrossSite`](crate::CloseReason::CrossSite),
@@ -291,7 +294,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set), except `TooLarge`. `Invalid` is for a value that may not be removed in this way.
+    /// As [`set`](Self::set), except `TooLarge`. `Invalid` tells that this handle may not remove the value by `remove`,
+    /// such as the identity value.
     ///
     /// # Cancel safety
     ///
@@ -301,8 +305,8 @@ impl Session {
     }
 
     /// Removes a value and returns it, if a stored tier had a valid copy. Of concurrent calls a single call gets the
-    /// value. Returns `None` where there is nothing to take: also without a session, in a session that is over, and
-    /// where no session may begin. A page that takes a message at each request therefore begins no session. See
+    /// value. Returns `None` where there is nothing to take: without a session, in a session that is over, and where no
+    /// session may begin. A page that takes a message at each request therefore begins no session. See
     /// [messages](crate::guide::login#questions) in the guide.
     ///
     /// # Errors
@@ -348,7 +352,8 @@ impl Session {
 
     // Shared by the above.
 
-    /// Returns the index of a declared value, except the identity value: only a turn writes that.
+    /// Returns the index of a declared value, except for the identity value: only a sign-in or a sign-out changes that
+    /// value.
     pub(crate) fn writable<V: SessionValue>(&self) -> Result<ValueIndex, WriteError> {
         let node = &self.shared().node;
         let index = node.config.schema.index_of::<V>().ok_or_else(|| {
@@ -399,7 +404,7 @@ pub struct ValueSource {
 }
 
 impl ValueSource {
-    /// The name: `memory`, `cookie`, `default` (also where `V::default()` stands in), or that of a source.
+    /// The tier's name: `memory`, `cookie`, `default` (also where `V::default()` answers), or the name of a source.
     pub const fn tier(&self) -> &'static str {
         self.tier
     }

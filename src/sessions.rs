@@ -93,8 +93,9 @@ impl Sessions {
     }
 
     /// Returns a handle of a principal's values outside of any request, for jobs and webhooks. A write of a
-    /// session-scope value fails (`Invalid`), and the handle ends only by [`shutdown`](Self::shutdown). Without memory
-    /// and a shared store the handle has no place for a write, which fails as after a response's head (`HeadSent`).
+    /// session-scope value fails (`Invalid`), and the handle ends only by [`shutdown`](Self::shutdown). In a chain with
+    /// neither memory nor a shared store, every write of the handle fails with `HeadSent`: no response can carry the
+    /// value.
     ///
     /// # Errors
     ///
@@ -107,8 +108,8 @@ impl Sessions {
         Session::job(&self.node, principal).await
     }
 
-    /// Ends all sessions of a principal on this node: the open sessions, and each session whose id was minted before
-    /// the call and whose cookie comes later. Later sign-ins are not concerned.
+    /// Ends all sessions of a principal on this node: the open sessions, and each session whose id is older than the
+    /// call and whose cookie comes later. Sign-ins after the call stay.
     ///
     /// "Before" and "later" mean the order of events on this node, whatever steps its clock makes. For a session of
     /// another node that this node has not seen yet, the clocks of the two nodes decide:
@@ -179,7 +180,7 @@ impl Sessions {
         }
     }
 
-    /// Returns counts of the memory tier, and of refusals without an error for a caller.
+    /// Returns counts of the memory tier, and of refusals for which no caller gets an error.
     pub fn stats(&self) -> Stats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let memory = self.node.memory.as_ref();
@@ -251,7 +252,7 @@ async fn yield_now() {
 pub struct Stats {
     /// Records in memory: sessions, principals and tombstones.
     pub records: usize,
-    /// Tombstones among the records, of ended sessions whose cookies could still open.
+    /// The tombstones among the records. Each stands for an ended session whose cookies could still open.
     pub tombstones: usize,
     /// Bytes of the records, as counted by the memory tier.
     pub bytes: usize,
@@ -291,8 +292,8 @@ pub struct Stats {
     /// [`source_deadline`](crate::SessionsBuilder::source_deadline). The failures and the delays of a source are each
     /// traced at most once a second.
     pub source_failures: u64,
-    /// Loads of these sessions from requests without a layer of these sessions: a mistake of the application, traced at
-    /// `error`. A [`Session::load`] without any layer is traced too, and not counted.
+    /// Calls of [`Sessions::load`] for a request that passed no layer of the same `Sessions`: a mistake of the
+    /// application, traced at `error`. A call of [`Session::load`] without any layer is traced too, but not counted.
     pub missing_layers: u64,
 }
 

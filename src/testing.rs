@@ -4,7 +4,7 @@
 //! |---|---|
 //! | a unit test of a handler | [`session`]: a handle with values and a user, without a server |
 //! | a test of a whole service | [`Client`]: a browser with a [`Jar`] of cookies, over `tower::Service` |
-//! | time | [`ManualClock`]: lifetimes pass at a word |
+//! | time | [`ManualClock`]: lifetimes pass without waiting |
 //! | outages, slow stores and races | [`SpyStore`]: a shared store that follows a script and notes its calls |
 //!
 //! ```

@@ -71,20 +71,21 @@ pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 /// # Wrong clocks
 ///
 /// The monotonic clock measures a session's time: no step back of the wall clock makes a lifetime, a
-/// [`MAX_AGE`](crate::SessionValue::MAX_AGE) or the fence (the minute after an end) longer. A step forward counts at
-/// once, for sleeping futures within an hour. Tokens, stores and the application get times of the wall clock. The
-/// setting [`max_skew`](crate::SessionsBuilder::max_skew) bounds the effects of a wrong clock:
+/// [`MAX_AGE`](crate::SessionValue::MAX_AGE) or the fence (the minute after an end) longer. A step forward of the wall
+/// clock brings all ends nearer at once; a future that sleeps until an end notices the step within an hour. Tokens,
+/// stores and the application get times of the wall clock. The setting [`max_skew`](crate::SessionsBuilder::max_skew)
+/// bounds the effects of a wrong clock:
 ///
-/// - A restart forgets all steps. After a step back and a restart, cookies from before the step live longer by the
-///   step. Other nodes treat such cookies as a restarted node does. A cookie from further ahead than `max_skew` counts
-///   as absent.
-/// - After a step back of more than `max_skew`, the same holds on the node itself for a session that memory has
-///   dropped.
-/// - After a step back within `max_skew`, and for as long as the step, the node considers other nodes' cookies older
-///   than their true age, by the step.
+/// - A restart forgets all steps. After a step back and a restart, cookies that the node sealed before the step live
+///   longer, by the length of the step. On other nodes such cookies live longer too. A cookie that was sealed further
+///   ahead than `max_skew` counts as absent.
+/// - After a step back of more than `max_skew`, such cookies live longer on this node even without a restart, if memory
+///   has dropped the session.
+/// - After a step back within `max_skew`, the node considers other nodes' cookies older than they are, by the length of
+///   the step, until the wall clock shows the time of the step again.
 /// - Versions order writes across all steps on one node. Between nodes, a write on a node whose clock is ahead wins
 ///   against later writes on a node that has not seen the first write, for as long as the clocks differ. A version from
-///   further ahead than `max_skew` counts as written at the time of the token's seal.
+///   further ahead than `max_skew` counts as written when its token was sealed.
 /// - [`end_all_sessions`](crate::Sessions::end_all_sessions) compares moments of different nodes too, and documents the
 ///   effects.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {

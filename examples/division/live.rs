@@ -24,8 +24,8 @@ use crate::{
     views::{self, View},
 };
 
-/// The interval of the server's pings, which the server sends to the page as well. Either side closes a connection
-/// that is silent for two and a half intervals.
+/// The interval of the server's heartbeats. Each heartbeat tells the page this interval. Either side closes a
+/// connection that is silent for two and a half intervals.
 const HEARTBEAT: Duration = Duration::from_secs(8);
 const SILENCE: Duration = Duration::from_secs(20);
 /// The longest frame, far longer than any frame of the page.
@@ -151,8 +151,8 @@ async fn converse(socket: &mut WebSocket, session: &Session) -> Result<(), BoxEr
                         view = Some(next);
                         let html = views::render(next, session.value::<Division>());
                         send(socket, ToPage::View { view: next, html }).await?;
-                        // The browser drops its cookie in time, also while the socket is in use: the relay token
-                        // brings a cookie with a later end.
+                        // The browser drops its cookie at the cookie's end, even while the socket is in use: the relay
+                        // token brings a cookie with a later end.
                         if let Some(relay) = session.relay() {
                             bring(socket, &relay, json!({})).await?;
                         }

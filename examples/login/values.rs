@@ -35,7 +35,7 @@ pub(crate) enum Flash {
 
 impl SessionValue for Flash {
     const NAME: &'static str = "flash";
-    // Without this limit a message that no page has shown would surprise the user days later.
+    // Without this limit, a message that no page has shown could appear days later.
     const MAX_AGE: Option<Duration> = Some(Duration::from_secs(60));
 }
 

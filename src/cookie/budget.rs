@@ -6,7 +6,7 @@ use crate::record::budget::Budget;
 /// The default budget of the finished header: nginx's default buffer holds 4 kB of a whole response head.
 pub(super) const BUDGET: usize = 3_000;
 
-/// The largest budget, and so the most bytes of name and value in any deploy. Browsers take 4,096 bytes of both, the
+/// The largest budget, and so the maximum bytes of name and value in any deploy. Browsers take 4,096 bytes of both, the
 /// lowest known limit is Safari's 4,093, and an HTTP/2 peer may take 16 KiB of headers in all.
 pub(super) const MAX_COOKIE: usize = 3_800;
 
@@ -16,7 +16,7 @@ pub(super) const MIN_COOKIE: usize = 1_000;
 /// The digits of the longest `Max-Age`: 400 days in seconds.
 const MAX_AGE_DIGITS: usize = 8;
 
-/// The fewest bytes for entries with which a configuration is useful.
+/// The minimum bytes for entries with which a configuration is useful.
 const MIN_ENTRIES: usize = 128;
 
 const fn entry_room(token_len: usize) -> usize {
@@ -45,7 +45,7 @@ impl CookieTier {
         split(entry_room(MAX_COOKIE - self.cookie_name().len() - 1), principals)
     }
 
-    /// Returns the most characters of a token, beside the name and the longest attributes.
+    /// Returns the maximum number of characters of a token, beside the name and the longest attributes.
     pub(crate) fn token_budget(&self) -> usize {
         let beside = self.cookie_name().len() + 1 + self.attributes().len() + MAX_AGE_IS.len() + MAX_AGE_DIGITS;
         self.budget.saturating_sub(beside)

@@ -15,7 +15,8 @@ use smallvec::SmallVec;
 const MAX_BYTES: usize = 16 << 10;
 const MAX_PAIRS: usize = 180;
 
-/// The most different values of the cookie's name that a request can make this node open, each at the price of a seal.
+/// The maximum number of different values of the cookie's name that a request can make this node open. Each value costs
+/// one decryption.
 const MAX_CANDIDATES: usize = 4;
 
 /// The unparsed `Cookie` fields of a request. HTTP/2 may send several (RFC 9113, 8.2.3).

@@ -9,6 +9,6 @@ pub(super) const TAG_LEN: usize = 16;
 pub(super) const ID_AT: usize = 1 + KeyId::LEN;
 pub(super) const NONCE_AT: usize = ID_AT + SessionId::LEN;
 pub(super) const PAYLOAD_AT: usize = NONCE_AT + NONCE_LEN;
-/// The length of the longest token in characters, turn tokens apart. No browser keeps a longer cookie, and `open`
+/// The length of the longest token in characters, except for turn tokens. No browser keeps a longer cookie, and `open`
 /// refuses a longer token before decoding.
 pub(super) const MAX_TOKEN_LEN: usize = 4096;

@@ -1,11 +1,12 @@
-//! The order of a turn token: the turn that a page brings to a request for a handle which has no response left.
+//! The order of a turn token: a sign-in, a renewal or a cookie removal (the *turn*) that a page brings to a request.
+//! The handle that made the order has no response left that could carry a cookie.
 //!
 //! | bytes | field |
 //! |--:|---|
-//! | 1 | the turn: 0 removes the session, 1 renews it, 2 signs a user in |
-//! | 1 | flags: 1 the browser can have no cookie of the session, 2 the token's id lived when ordered, 4 the token's id had ended when ordered |
+//! | 1 | the turn: 0 removes the session, 1 renews the session, 2 signs a user in |
+//! | 1 | flags: 1 the browser may have no cookie of the session, 2 the token's id lived when the order was made, 4 the token's id had ended by then |
 //! | 1 | number of begun ids: 1, or up to 15 of a removal |
-//! | 32 | each begun id: the id of the session that the turn begins, or that an order began which a removal takes back |
+//! | 32 | each begun id: the id of the session that the turn begins; of a removal, the ids that earlier orders may have begun and that the removal ends |
 //! | 8 | birth of the begun session |
 //! | 1 | number of adopted names |
 //! | | each adopted name, after its length in 1 byte |
@@ -27,7 +28,8 @@ pub(crate) const MAX_BEGUN: usize = 15;
 pub(crate) struct Order {
     pub(crate) turn: Turn,
     pub(crate) named: Named,
-    /// No request has brought the session yet, or the handle's own end may have removed its cookie.
+    /// Whether the browser may have no cookie of the session: no request has brought the cookie yet, or the handle's
+    /// own end may have removed the cookie.
     pub(crate) no_cookie: bool,
     /// The id of the session that the turn begins. A removal names further sessions here, which end with its own
     /// session.
@@ -38,7 +40,7 @@ pub(crate) struct Order {
     pub(crate) adopts: Vec<Box<str>>,
 }
 
-/// The turn that an order asks for, as its byte.
+/// The turn that an order asks for. The number is the turn's byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
     Remove = 0,
@@ -46,7 +48,7 @@ pub(crate) enum Turn {
     SignIn = 2,
 }
 
-/// The state of the id that the browser may hold, at the moment of the order, as its flag.
+/// The state of the id in the browser's cookie when the order was made. The number is the flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Named {
     /// The order names no id.

@@ -1,4 +1,4 @@
-//! The payload of a token: the session's lifetimes, the order of a turn, and the values with their versions.
+//! The payload of a token: the session's lifetimes, the order of a turn token, and the values with their versions.
 //!
 //! Every field has a fixed width and is big-endian. Times are milliseconds since 1970 in 6 bytes, versions take 8
 //! bytes.
@@ -15,7 +15,7 @@
 //! | 6 | idle lifetime in milliseconds |
 //! | 8 | version of the session's own lifetime, 0 for the configured one |
 //! | 16 | principal's tag, if flagged |
-//! | 32 | predecessor: the id that this session had until a turn less than 60 s before the seal, if flagged |
+//! | 32 | predecessor: the id that this session had until a renewal or a sign-in less than 60 s before the token was sealed, if flagged |
 //! | | order, if flagged: see [`order`](super::order) |
 //! | | entries, to the end of the payload |
 //!
@@ -30,7 +30,7 @@
 //! | 2 | length of the JSON, unless a tombstone |
 //! | n | JSON, unless a tombstone |
 //!
-//! The nonce that makes the acceptance of a birth token unique is the token's own: see [`seal`](super::seal).
+//! A node accepts a birth token once, and knows the token by its nonce: see [`seal`](super::seal).
 
 use super::{
     order::Order,
@@ -57,8 +57,8 @@ const PRINCIPALS: u8 = 1;
 const TOMBSTONE: u8 = 2;
 const GRANTED: u8 = 4;
 
-/// The most bytes before the entries, without an order. Only turn tokens have an order, and turn tokens have a separate
-/// bound.
+/// The maximum bytes before the entries, without an order. Only turn tokens have an order, and turn tokens have a
+/// separate bound.
 pub(crate) const HEAD_MAX: usize = 1 + 8 + 4 * TIME_LEN + 8 + TIME_LEN + 8 + 16 + SessionId::LEN;
 
 /// The fields before the entries, without the order.
@@ -68,7 +68,8 @@ pub(crate) struct Head {
     pub(crate) issued: Wall,
     pub(crate) idle_deadline: Wall,
     pub(crate) principal: Option<PrincipalTag>,
-    /// The id that the session had before its last turn, as long as other nodes may not know of the turn.
+    /// The id that the session had before its last renewal or sign-in, for as long as other nodes may not know of that
+    /// change.
     pub(crate) predecessor: Option<Predecessor>,
 }
 

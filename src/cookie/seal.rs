@@ -173,7 +173,7 @@ pub(crate) const fn sealed_len(payload_len: usize) -> usize {
     ((PAYLOAD_AT + payload_len + TAG_LEN) * 4).div_ceil(3)
 }
 
-/// Returns the most bytes of a payload whose token has at most `token_len` characters; 0 also if no payload fits.
+/// Returns the maximum bytes of a payload whose token has at most `token_len` characters; 0 also if no payload fits.
 pub(crate) const fn payload_budget(token_len: usize) -> usize {
     (token_len * 3 / 4).saturating_sub(PAYLOAD_AT + TAG_LEN)
 }

@@ -93,11 +93,11 @@ fn sensitive(header: Vec<u8>) -> Option<HeaderValue> {
     Some(header)
 }
 
-/// The most bytes of an attribute that browsers read (RFC 6265bis, 5.6). Browsers replace a longer path by the
+/// The maximum bytes of an attribute that browsers read (RFC 6265bis, 5.6). Browsers replace a longer path by the
 /// directory of the request.
 const MAX_PATH: usize = 1_024;
 
-/// The most bytes of a domain name (RFC 1035, 2.3.4).
+/// The maximum bytes of a domain name (RFC 1035, 2.3.4).
 const MAX_DOMAIN: usize = 255;
 
 /// The path and the domain, by which browsers distinguish cookies of one name (RFC 6265bis, 5.7).

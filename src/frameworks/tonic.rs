@@ -17,8 +17,9 @@ impl From<MissingSession> for Status {
     }
 }
 
-/// Becomes `aborted` where the session has ended or other writers were faster, `invalid_argument`, `resource_exhausted`
-/// for a write that the browser can't hold, `unavailable`, and `internal` for mistakes of the application.
+/// Becomes `aborted` where the session has ended or other writers were faster, `invalid_argument` for an invalid value,
+/// `resource_exhausted` for a write that the browser can't hold, `unavailable` where the store does not answer, and
+/// `internal` for mistakes of the application.
 impl From<WriteError> for Status {
     fn from(error: WriteError) -> Self {
         let message = error.to_string();

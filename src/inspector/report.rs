@@ -125,7 +125,8 @@ fn life(shared: &SessionShared, measured: &CookieSize, now: Millis) -> serde_jso
     })
 }
 
-/// A declared value, encoded by its type, since a source may format its JSON in another way. With each tier's answer.
+/// A declared value, with each tier's answer. The type encodes the value, since a source may format its JSON in another
+/// way.
 struct Value {
     /// The facts about the value, without the value.
     facts: serde_json::Value,

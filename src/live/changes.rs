@@ -33,8 +33,8 @@ pub enum ChangeEvent {
         name: &'static str,
         /// The write's version.
         version: Version,
-        /// The node that wrote the value: this node or another. An action that must run once for each write, on
-        /// whichever node, goes by this field.
+        /// The node that wrote the value: this node or another. An action that must run on a single node for each write
+        /// runs where the origin is [`Local`](ChangeOrigin::Local).
         origin: ChangeOrigin,
     },
     /// A value was removed; computed tiers answer from now on.
@@ -59,10 +59,10 @@ pub enum ChangeEvent {
         /// The removals' version.
         version: Version,
     },
-    /// This handle renewed the session, or its principal changed. Earlier events are void, and the present values
-    /// follow.
+    /// This handle renewed the session, or the session's principal changed. Earlier events are void, and the present
+    /// values follow.
     Renewed,
-    /// Some changes had no event of their own. The events have told the newest state.
+    /// Some changes had no event of their own. The events so far tell the newest state.
     CaughtUp,
     /// The session is over. The stream ends.
     Closed(CloseReason),
@@ -71,8 +71,8 @@ pub enum ChangeEvent {
 /// A stream of all changes to the values of a session and of its principal.
 ///
 /// The stream begins with changes after its creation. The stream keeps one version per value, so that a slow reader
-/// never costs memory: several writes of one value between two snapshots are one event, and then
-/// [`ChangeEvent::CaughtUp`] follows.
+/// never costs memory. If a value was written several times since the reader's last event, the stream gives a single
+/// event with the newest version, and then [`ChangeEvent::CaughtUp`].
 ///
 /// ```
 /// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions, ChangeEvent, CloseReason};
@@ -126,7 +126,7 @@ impl Changes {
     ///
     /// # Cancel safety
     ///
-    /// A dropped `next` has taken no change: the next call returns it.
+    /// A dropped `next` has taken no change: the next call returns the change.
     pub async fn next(&mut self) -> Option<ChangeEvent> {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }

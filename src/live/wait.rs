@@ -62,7 +62,7 @@ impl DeadlineTimer {
     }
 }
 
-/// The outcome of a look.
+/// The outcome of a look at the session.
 pub(crate) enum Next<T> {
     /// An item, and perhaps more items.
     Item(T),
@@ -94,7 +94,7 @@ impl Wait {
         &self.session
     }
 
-    /// Looks until there is an item, or no item can come before the next notification or deadline.
+    /// Runs `look` until there is an item, or until no item can come before the next notification or deadline.
     ///
     /// `look` gets the end as an argument if the handle itself has ended the session that the wait began with: the
     /// handle may be in another session by now.
@@ -133,8 +133,8 @@ pub(crate) fn close_reason(session: &Session) -> Option<CloseReason> {
     shared.close_reason(shared.node.now()).or_else(|| shared.node.is_stopping().then_some(CloseReason::Shutdown))
 }
 
-/// Returns the next end of a session or of some of its values. An end since the look at `now` counts: no item has told
-/// it.
+/// Returns the next end of a session or of some of its values. An end after the time `now` of the look counts too: no
+/// item has told of that end.
 pub(crate) fn next_end(
     session: &Session,
     indexes: impl IntoIterator<Item = ValueIndex>,

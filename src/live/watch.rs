@@ -16,7 +16,7 @@ use crate::{
     value::{self, Json, SessionValue, ValueIndex},
 };
 
-/// A stream of a value: the current value first, then each newer one, of every writer.
+/// A stream of a value: the current value first, then each newer value, from every writer.
 ///
 /// The latest value wins: a slow reader skips the values between, and costs a writer nothing. The stream ends with the
 /// session, and checks the end first, so that no value goes out after a logout. Values that are skipped as invalid
@@ -52,7 +52,8 @@ use crate::{
 pub struct Watch<V> {
     wait: Wait,
     index: Option<ValueIndex>,
-    /// With the bytes: of two writes of the same version by two nodes, the greater bytes replace the others.
+    /// The last yielded copy, with its bytes: of two writes of the same version by two nodes, the write with the
+    /// greater bytes wins.
     seen: Option<(ValueRevision, Option<Json>)>,
     value: PhantomData<fn() -> V>,
 }

@@ -5,10 +5,10 @@ use std::{ops::ControlFlow, sync::Arc};
 use super::{INTERNAL_REFS, Memory, is_held_by, record::Record};
 use crate::{record::state::Kind, sync::atomic::Ordering, time::Millis};
 
-/// The clean records of a sample. The least recently used record of the sample is evicted.
+/// The number of clean records in a sample. The least recently used record of the sample is evicted.
 const SAMPLE: usize = 8;
 
-/// The most records that one call checks where clean records are rare: some 20 µs.
+/// The maximum number of records that one call checks where clean records are rare: some 20 µs.
 const SCAN_LIMIT: usize = 256;
 
 impl Memory {

@@ -179,7 +179,7 @@ impl Record {
 
     /// Commits the application's changes, all or none, and notifies the watchers. Returns the version of the changes.
     pub(crate) fn commit(&self, changes: &[Mutation], terms: WriteContext<'_>) -> Result<Version, CommitRejected> {
-        // A change that the store stamped may meet a later change that arrived here first.
+        // The record may already hold a change with a later stamp of the store, which arrived here first.
         let stamped = changes.iter().filter_map(|change| {
             let value = StoredValue::new(change.version?, change.json.clone(), terms.now);
             Some(IncomingValue::Declared(ValueSlot::local(change.index, value)))

@@ -27,9 +27,10 @@ use crate::{
 /// An ended session, by the time since its end.
 #[derive(Clone, Debug)]
 pub(crate) enum EndedSession {
-    /// Less than a minute ago: a late request with the id may not mint a session.
+    /// Ended less than a minute ago: a late request with the id may not begin a session.
     Recently(End),
-    /// A minute ago or more: the id counts as no cookie, and never lives again.
+    /// Ended a minute ago or more: a request with the id counts as a request without a cookie, and the id never lives
+    /// again.
     LongAgo,
 }
 

@@ -14,7 +14,7 @@ const KEPT: Duration = Duration::from_secs(120);
 /// bring a forgotten token again.
 const MAX_NONCES: usize = 1 << 16;
 
-/// Why a token is not accepted.
+/// The reason to refuse a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotAccepted {
     /// The token was accepted before.

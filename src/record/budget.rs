@@ -54,7 +54,7 @@ impl<'a> Sized<'a> {
 
 /// The bytes of a budget that entries take.
 struct UsedBytes {
-    /// The identity value's entry, if room is reserved for it.
+    /// The bytes of the identity value's entry, if room is reserved for the value.
     identity: usize,
     others: usize,
 }
@@ -90,8 +90,8 @@ impl State {
             }
         }
         let carried = || changes.iter().filter(|change| terms.schema.get(change.index).in_cookie());
-        // A removal always fits in the place of the removed value, and must never be refused. Neither must values that
-        // stay on the server, even if the merge of two nodes' values has exceeded the budget.
+        // A removal always fits in the place of the removed value, and must never be refused. Values that stay on the
+        // server must not be refused either, even if the merge of two nodes' values has exceeded the budget.
         if !carried().any(|change| change.json.is_some()) {
             return Ok(());
         }
@@ -102,8 +102,8 @@ impl State {
         let room = terms.reserved.map_or(0, |(_, room)| room);
         let before = UsedBytes::of(self.sizes(terms), terms);
         let limit = match terms.share {
-            // A turn's values may fill the reserved room already. A write that does not grow the record is accepted even
-            // then.
+            // The values of a sign-in or a renewal may fill the reserved room already. A write that does not grow the
+            // record is accepted even then.
             BudgetShare::Ordinary => {
                 let others = terms.budget.saturating_sub(taken.identity.max(room)).max(before.others);
                 terms.budget.min(taken.identity + others)

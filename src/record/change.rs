@@ -32,7 +32,7 @@ impl IncomingValue<'_> {
 #[derive(Debug)]
 pub(crate) struct MergeResult {
     pub(crate) changed: bool,
-    /// Each brought copy is the newest copy of its name now. The record may hold more names.
+    /// Whether each brought copy is now the newest copy of its name. The record may hold more names.
     pub(crate) same: bool,
     /// The revision of the state after the merge.
     pub(crate) revision: u64,
@@ -47,7 +47,7 @@ pub(crate) struct Mutation {
     pub(crate) json: Option<Json>,
     /// The version of a carried change; `None` for a fresh change.
     pub(crate) version: Option<Version>,
-    /// The version that the record must have for the change to apply ([`Version::ZERO`]: none).
+    /// The version that the value must have in the record for the change to apply ([`Version::ZERO`]: no entry).
     pub(crate) replaces: Option<Version>,
 }
 
@@ -65,7 +65,7 @@ impl Mutation {
 #[derive(Debug)]
 pub(crate) enum CommitRejected {
     Closed(CloseReason),
-    /// The record has another version than the change would replace.
+    /// The value has another version in the record than the change expects.
     Outdated,
     /// The record would exceed the browser's budget, or the part of the budget beside the room for the identity value.
     TooLarge(Box<Oversize>),
@@ -81,7 +81,8 @@ pub(crate) struct WriteContext<'a> {
     pub(crate) scope: WriteScope,
     /// Bytes that the browser has for this owner's entries.
     pub(crate) budget: usize,
-    /// The bytes that a browser has under the largest possible budget: an earlier deploy may have filled them.
+    /// The bytes that a browser has under the largest possible budget: an earlier deploy may have filled all of these
+    /// bytes.
     pub(crate) max_budget: usize,
     pub(crate) share: BudgetShare,
     /// Bytes of the budget that an ordinary write leaves to the value of the signed-in user.
@@ -112,7 +113,7 @@ pub(crate) enum IncomingFrom {
 pub(crate) enum BudgetShare {
     /// All except the room reserved for the identity value.
     Ordinary,
-    /// All: for a sign-in, or for the values that a turn grants.
+    /// All: for a sign-in, or for the values that a renewal grants.
     Whole,
 }
 
@@ -132,7 +133,7 @@ pub(crate) struct Oversize {
     pub(crate) largest: Vec<(&'static str, usize)>,
     /// The values that the write sets.
     pub(super) written: usize,
-    /// The most that a write of the same values could set.
+    /// The maximum that a write of the same values could set.
     pub(super) fits: usize,
     /// The bytes reserved for a sign-in, if the write would fit without the reserve.
     pub(super) stored: Option<usize>,

@@ -34,7 +34,7 @@ pub(crate) struct CookieSync {
 pub(crate) struct CookieSnapshot {
     /// The deadline that the token holds: the session's end without another use.
     pub(crate) deadline: Millis,
-    /// The time of the seal, to the minute.
+    /// The time at which the token was sealed, to the minute.
     pub(crate) sealed: Millis,
     /// See [`SessionLife::refresh_after`].
     pub(crate) refresh_after: Millis,

@@ -1,4 +1,4 @@
-//! How long a session lives, and how it ended.
+//! The life of a session: its lifetimes, and its end.
 
 use std::time::Duration;
 
@@ -81,7 +81,7 @@ struct RareFields {
     lifetime_version: Version,
     generation: u64,
     previous_deadline: Millis,
-    /// The id before the last turn.
+    /// The id before the last renewal or sign-in.
     predecessor: Option<Predecessor>,
 }
 
@@ -133,12 +133,13 @@ impl SessionLife {
         }
     }
 
-    /// Notes the id before the turn that minted the present id.
+    /// Notes the id before the renewal or sign-in that made the present id.
     pub(crate) fn set_predecessor(&mut self, predecessor: Predecessor) {
         self.rare.get_or_insert_default().predecessor = Some(predecessor);
     }
 
-    /// Returns the id before the last turn, as long as requests with that id are fenced: other nodes may need to know.
+    /// Returns the id before the last renewal or sign-in, for as long as requests with that id are fenced: the cookie
+    /// tells other nodes of the id's end.
     pub(crate) fn predecessor(&self, time: &NodeClock, now: Millis) -> Option<Predecessor> {
         let predecessor = self.rare.as_ref()?.predecessor?;
         (now < time.written(self.birth(), now).after(FENCE)).then_some(predecessor)
@@ -244,7 +245,7 @@ impl From<LifeFields> for SessionLife {
     }
 }
 
-/// The id that a session had before its last turn.
+/// The id that a session had before its last renewal or sign-in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Predecessor {
     pub(crate) id: SessionId,
@@ -253,7 +254,7 @@ pub(crate) struct Predecessor {
     pub(crate) shares_end: bool,
 }
 
-/// How a record ended.
+/// The end of a record.
 #[derive(Clone, Debug)]
 pub(crate) struct End {
     pub(crate) reason: CloseReason,
@@ -277,7 +278,7 @@ pub(crate) enum Successor {
 }
 
 impl End {
-    /// Whether the end is so recent that a late request with this id may not mint a session.
+    /// Whether the end is so recent that a late request with this id may not begin a session.
     pub(crate) fn is_recent(&self, now: Millis) -> bool {
         now < self.at.after(FENCE)
     }
@@ -288,8 +289,8 @@ impl End {
     }
 }
 
-/// The time in which an ended id may not mint a session, so that a late request with the old cookie can't undo a
-/// sign-in.
+/// The time in which a request with an ended id may not begin a session, so that a late request with the old cookie
+/// can't undo a sign-in.
 pub(crate) const FENCE: Duration = Duration::from_secs(60);
 
 /// The longest time that browsers keep a cookie (RFC 6265bis, 5.5).

@@ -292,7 +292,7 @@ impl State {
                 ValueSlot { change: self.changes, ..ValueSlot::local(change.index, value) }
             };
             match change.version {
-                // The store stamped the change, and its order counts: a later write may have arrived here first.
+                // The store stamped the change, and the stamp decides: a later write may have arrived here first.
                 Some(stamped) => {
                     self.values.merge(copy(stamped, terms.time.written(stamped, terms.now)), Resolution::Newest);
                 }

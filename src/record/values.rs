@@ -28,8 +28,8 @@ impl StoredValue {
         Self { version, json, written }
     }
 
-    /// Returns the order of copies: by version, then a removal above a value, then by the bytes, so that all nodes
-    /// agree.
+    /// Returns the rank of this copy among copies of the value: by version, then a removal above a value, then by the
+    /// bytes, so that all nodes agree.
     fn rank(&self) -> (Version, bool, Option<&[u8]>) {
         (self.version, self.json.is_none(), self.json.as_deref())
     }
@@ -47,7 +47,7 @@ impl StoredValue {
     }
 }
 
-/// Which stored tier answers when several could.
+/// The rule by which one stored tier answers where several could.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Resolution {
@@ -58,7 +58,7 @@ pub enum Resolution {
     FirstHit,
 }
 
-/// How a change came to this node.
+/// The origin of a change: this node or another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ChangeOrigin {
@@ -108,7 +108,7 @@ impl ValueSlot {
     }
 }
 
-/// The outcome of a merge: which copy answers, and which newer copy stays beside it unread.
+/// The outcome of a merge: the copy that answers, and the newer copy that stays unread beside the answering copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum MergeOutcome {
     KeepCurrent,
@@ -117,7 +117,7 @@ enum MergeOutcome {
     ReplaceKeepCurrentUnread,
 }
 
-/// Decides what becomes of an incoming copy:
+/// Decides between the current copy and an incoming copy:
 ///
 /// | the incoming copy is | current readable | incoming readable | outcome |
 /// |---|---|---|---|
@@ -234,7 +234,7 @@ impl Values {
         self.rare.get_or_insert_default()
     }
 
-    /// Replaces the current copy, and returns the current copy. A fresh write replaces an unread copy too, since a
+    /// Replaces the current copy, and returns the replaced copy. A fresh write replaces an unread copy too, since a
     /// fresh version is above all others here.
     pub(crate) fn put(&mut self, slot: ValueSlot) -> Option<ValueSlot> {
         let current = match self.position(slot.index) {
@@ -321,8 +321,8 @@ impl Values {
     }
 
     /// Keeps the undeclared copies and the slots' copies that pass `keep`. If a slot's copy fails, the unread copy
-    /// beside the slot takes its place if the unread copy passes. An unread copy stays with the older copy in the slot
-    /// in any case: without it, the next cookie would carry the older copy. The newest version stays known.
+    /// beside the slot takes its place if the unread copy passes. An unread copy always stays with the older copy in
+    /// the slot: without the unread copy, the next cookie would carry the older copy. The newest version stays known.
     fn retain_copies(&mut self, keep: impl Fn(Option<ValueIndex>, &StoredValue) -> bool) {
         let newest = self.newest();
         if let Some(rare) = &mut self.rare {

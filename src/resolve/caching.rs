@@ -7,7 +7,7 @@ use crate::config::Reads;
 /// The default of Phoenix and Rails: a shared cache stores no copy, and a browser revalidates a copy before each use.
 const PRIVATE: HeaderValue = HeaderValue::from_static("max-age=0, private, must-revalidate");
 
-/// Fields for single caches. Such a field outranks `Cache-Control` at the cache that knows the field. nginx reads
+/// Fields for particular caches. Such a field outranks `Cache-Control` at the cache that knows the field. nginx reads
 /// `X-Accel-Expires`; content delivery networks read the others (RFC 9213).
 const TARGETED: [&str; 3] = ["cdn-cache-control", "surrogate-control", "x-accel-expires"];
 

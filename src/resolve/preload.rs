@@ -84,7 +84,7 @@ impl<S> Layer<S> for PreloadLayer {
     }
 }
 
-/// The service of a [`PreloadLayer`], which has an example.
+/// The service of a [`PreloadLayer`]. The docs of the layer have an example.
 #[derive(Clone, Debug)]
 pub struct Preload<S> {
     inner: S,

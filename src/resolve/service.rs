@@ -66,8 +66,8 @@ where
 }
 
 impl Sessions {
-    /// Returns whether the browser keeps our cookie. After the trace of a dropped cookie every browser counts as
-    /// `Keeps`.
+    /// Returns whether the browser keeps our cookie. Once a dropped cookie has been traced, every browser counts as
+    /// `Keeps`, since the trace appears only once.
     fn cookie_support(&self, head: &Parts) -> CookieSupport {
         let node = &self.node;
         let drops = node.config.cookie.is_secure()
@@ -83,7 +83,7 @@ impl Sessions {
         let outer = head.extensions.remove::<LoaderHandle>().map(Box::new);
         let same = outer.as_ref().and_then(|outer| outer.same_request(node, cookies.as_ref()));
         let entered = match same {
-            // A layer of these sessions lies around this layer: the request has one session for both.
+            // A layer of these sessions lies around this layer: the request has one session for both layers.
             Some(around) => match self.identify_anew(&around, head) {
                 Ok(()) => Entered::Within(around),
                 Err(principal) => {
@@ -111,7 +111,7 @@ impl Sessions {
     ) -> Arc<Loader> {
         let upgrade = is_upgrade(head);
         let (cross_site, refused) = self.check_cross_site(head, upgrade);
-        // The loader of the layer around traces the refusal.
+        // Only the loader of the outer layer (`around`) traces the refusal, so that one refusal has one trace.
         let refused = refused.filter(|_| around.is_none());
         let (node, facts) = (Arc::clone(&self.node), facts.map(Box::new));
         let head = RequestHead { node, cookies, cross_site, upgrade, facts };
@@ -123,7 +123,7 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// The new principal, if the loader has handles with another principal: the handles keep theirs.
+    /// The new principal, if the loader has handles with another principal: these handles keep their principal.
     fn identify_anew(&self, loader: &Loader, head: &Parts) -> Result<(), Option<Principal>> {
         if !matches!(self.node.config.identity, Identity::Head(_)) {
             return Ok(());
@@ -185,8 +185,8 @@ pin_project! {
     ///
     /// # Cancel safety
     ///
-    /// A dropped response keeps the writes of its handlers: the browser receives the writes with the response to its
-    /// next request. A session that such a handler has begun, renewed or signed in never reaches the browser. Without
+    /// If the future is dropped, the handler's writes stay: the browser receives the writes with the response to its
+    /// next request. A session that the handler has begun, renewed or signed in never reaches the browser. Without
     /// memory and a shared store the response alone carries the writes, and the writes are lost.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {

@@ -234,8 +234,8 @@ pub(super) async fn take<V: SessionValue>(shared: &SessionShared, index: ValueIn
     shared.flags.touched.set();
     let mut attempts = Attempts::default();
     loop {
-        // Without a value to take there is no write, which a closed session or a request without a session would
-        // refuse: a page that asks for a message works there too.
+        // Without a value to take, `take` writes nothing. A write would fail in a closed session and in a request that
+        // may begin no session, and a page that asks for a message must work there too.
         let Stored::Copy { json, version, .. } = read::stored(shared, index, shared.node.now(), Access::Touch).stored
         else {
             return Ok(None);

@@ -62,7 +62,7 @@ pub(crate) struct ResponseHeaders<'a> {
 }
 
 /// Returns the `Set-Cookie` of the response, if the response needs one, and notes in the record that the browser gets
-/// it.
+/// the cookie.
 pub(crate) fn set_cookie(shared: &SessionShared, now: Millis) -> Option<HeaderValue> {
     let cookie = &shared.node.config.cookie;
     let record = match shared.live(now) {
@@ -115,7 +115,7 @@ fn is_current(shared: &SessionShared) -> bool {
     match unchanged.flatten() {
         None => false,
         Some(None) => true,
-        // Outside of the lock, since application code may say who is signed in. As of the last use, since a principal's
+        // Outside of the lock, since application code may derive the principal. As of the last use, since a principal's
         // record that expires during a request must not take its values out of the cookie.
         Some(Some(record)) => !is_behind(shared, &record, record.used()),
     }
@@ -216,7 +216,7 @@ fn build_payload_with(
     Some(CookiePayload { ends_with_browser, written, snapshot, cut })
 }
 
-/// Returns how many bytes the entries of the largest cookie may take.
+/// Returns the maximum bytes of the entries in the largest cookie.
 fn room(shared: &SessionShared) -> usize {
     shared.node.config.max_budget.session + shared.node.config.max_budget.principal
 }
@@ -241,8 +241,8 @@ fn note_over_budget(shared: &SessionShared, written: &Writer, now: Millis) {
     );
 }
 
-/// Writes the entries again without the oldest, until the entries fit: two nodes can each accept values that are too
-/// much for a cookie together. The oldest values stay in the records.
+/// Writes the entries again without the oldest entries, until the rest fits: two nodes may have accepted values that
+/// together are too large for a cookie. The oldest values stay in the records.
 fn rewrite(shared: &SessionShared, head: &Head, order: Option<&Order>, written: &Writer) -> Writer {
     let mut entries: Vec<_> = written.entries().collect();
     while entries.iter().map(Entry::len).sum::<usize>() > room(shared) {

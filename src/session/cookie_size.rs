@@ -23,7 +23,7 @@ pub(crate) struct CookieSize {
     pub(crate) principal_json: JsonRoom,
     /// The number of values that this build does not declare.
     pub(crate) undeclared: usize,
-    /// Whether the browser has the whole content, or a cookie with the whole content has been sealed for it.
+    /// Whether the browser has the whole content, or a cookie with the whole content has been sealed for the browser.
     pub(crate) in_step: bool,
 }
 

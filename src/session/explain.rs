@@ -28,15 +28,14 @@ pub enum TierAnswer {
     Value(Option<Version>),
     /// The tier has bytes that are no valid value.
     NotValid,
-    /// The tier has the removal of the value, of this version: no stored tier answers.
+    /// The value was removed, with this version. No stored tier answers, and the computed tiers do.
     Removed(Version),
-    /// The tier has no answer. Beside memory, a cookie without a copy newer than memory's has no answer. Memory knows
-    /// the content of a cookie by its bytes, and such a cookie is not opened again.
+    /// The tier has no answer. In a chain with memory, the cookie also has no answer if its copy is not newer than
+    /// memory's copy: memory knows such a cookie by its bytes, and the cookie is not opened again.
     Nothing,
 }
 
 impl Explanation {
-    /// Returns the explanation of a value that the chain does not know.
     /// Returns each tier's name and answer, in the order of the chain.
     pub fn answers(&self) -> impl Iterator<Item = (&'static str, TierAnswer)> + '_ {
         self.answers.iter().copied()

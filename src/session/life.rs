@@ -1,4 +1,4 @@
-//! The methods of [`Session`] for the life of a session: use, lifetimes, turns and ends.
+//! The methods of [`Session`] for the life of a session: use, lifetimes, sign-ins, renewals and ends.
 
 use super::{
     Session, end, lifecycle,
@@ -51,8 +51,9 @@ impl Session {
     /// ```
     ///
     /// Without a session `set_lifetime` makes neither a record nor a cookie. The handle remembers the lifetime for the
-    /// session that the handle begins next, by a first write or a sign-in. The lifetime ends with the handle, and with
-    /// the handle's own [`destroy`](Self::destroy). The order of a turn begins with the configured lifetime.
+    /// session that the handle begins next, by a first write or a sign-in. The handle forgets this lifetime at its own
+    /// [`destroy`](Self::destroy). A session that a page's order begins ([`SignIn::by_page`]) gets the configured
+    /// lifetime.
     ///
     /// # Errors
     ///
@@ -61,8 +62,8 @@ impl Session {
     ///
     /// # Cancel safety
     ///
-    /// A dropped call has set the lifetime or has not. The call waits only for another turn, or a first write, of this
-    /// handle.
+    /// A dropped call has set the lifetime or has not. The call waits only for another sign-in, renewal, sign-out or
+    /// first write of this handle.
     pub async fn set_lifetime(&self, lifetime: Lifetime) -> Result<(), WriteError> {
         lifecycle::set_lifetime(self.shared(), lifetime).await
     }
@@ -78,9 +79,9 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// - `Closed` once the session has ended otherwise: of two renewals at once the second gets `Closed(Renewed)`. Also
-    ///   where no session may begin: another site caused the request, or the request brought tokens of several
-    ///   sessions.
+    /// - `Closed` once the session has ended otherwise: of two renewals at once the second gets `Closed(Renewed)`.
+    ///   `Closed` too where no session may begin: another site caused the request, or the request brought tokens of
+    ///   several sessions.
     /// - `HeadSent` where the response head has left, on a socket or in a stream: no cookie can follow. See
     ///   [`renew_by_page`](Self::renew_by_page).
     /// - `Invalid` on a job's handle.
@@ -94,8 +95,8 @@ impl Session {
         lifecycle::renew(self.shared()).await
     }
 
-    /// Begins an order for a renewal, where the response head has left: on a socket, a stream, in a task. The page
-    /// brings the token to the writeback endpoint, and the session moves to its new id there.
+    /// Begins a renewal for the page to bring, where the response head has left: on a socket, in a stream or in a task.
+    /// The page posts the renewal's token to the writeback endpoint, and the session moves to its new id there.
     ///
     /// Grant the rights that come with the renewal by [`with`](RenewByPage::with). Never `set` a right on a socket: the
     /// old id would have the right too, and an attacker may hold a cookie of the old id.
@@ -120,8 +121,8 @@ impl Session {
     /// this handle before. An anonymous choice ends with the anonymous session, unless the sign-in adopts the choice:
     /// `session.sign_in(user).adopt::<Division>().await?`.
     ///
-    /// On a socket or stream the page brings the sign-in: `session.sign_in(user).by_page()?` gives an order for the
-    /// page.
+    /// On a socket or stream the page brings the sign-in: `session.sign_in(user).by_page()?` returns an order, the
+    /// token that the page posts.
     ///
     /// A browser that loses the response keeps the cookie of the ended session. A second click on the login then signs
     /// the user in again, in a new session. The user's own values are there; the values of the session before are lost.
@@ -193,7 +194,8 @@ impl Session {
     /// the cookie opens until it expires.
     ///
     /// Where the response head has left, the session ends at once, and [`relay`](Self::relay) of this handle gives the
-    /// removal of the cookie for the page to bring. All orders of this handle are void.
+    /// removal of the cookie for the page to bring. All orders of this handle ([`SignIn::by_page`],
+    /// [`renew_by_page`](Self::renew_by_page)) become void.
     ///
     /// For a minute after a renewal by another request, a sign-out with the old id ends the renewed session. This holds
     /// on the node of the renewal, and only where the same user was signed in before and after the renewal; with
@@ -201,8 +203,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// - `Closed` where the request brought cookies of several sessions, so that the user's own is not known: all of
-    ///   the sessions live on.
+    /// - `Closed` where the request brought cookies of several sessions, so that the user's own session is not known:
+    ///   all of these sessions live on.
     /// - `Unavailable` where a shared store did not answer: the session may live on.
     /// - `HeadSent` in a chain without memory, once the response head has left.
     ///
@@ -234,11 +236,11 @@ impl Session {
     }
 
     /// Ends all other sessions of this handle's principal and renews this session: "change the password and stay signed
-    /// in". Copies of this session's old cookie are dead as well. Ask for the password again first (OWASP ASVS 7.5.2):
-    /// the holder of a stolen session would sign the user out.
+    /// in". Copies of this session's old cookie no longer open either. Ask for the password again first (OWASP ASVS
+    /// 7.5.2): otherwise the holder of a stolen session can sign the user out.
     ///
-    /// The other sessions end first. A failure between the two steps ends this session too, and so does another turn of
-    /// this session between them: the call then fails with `Closed`.
+    /// The other sessions end first. A failure between the two steps ends this session too. So does another sign-in,
+    /// renewal or sign-out of this session between the two steps: the call then fails with `Closed`.
     ///
     /// # Errors
     ///

@@ -1,9 +1,9 @@
-//! The turns of a session: sign-ins and renewals begin here, ends are in [`end`](super::end). A turn gives the browser
-//! another cookie or takes the cookie away.
+//! Sign-ins and renewals of a session; sign-outs and other ends are in [`end`](super::end). Each of the three is a
+//! *turn*: the browser gets another cookie or loses the cookie.
 //!
-//! The turns of a handle and its clones happen one after the other: each turn holds [`SessionShared::lifecycle_lock`]
-//! from before it looks at the session. Therefore no clone mistakes another clone's turn for the turn of another
-//! handle.
+//! The turns of a handle and its clones happen one after the other: each turn takes [`SessionShared::lifecycle_lock`]
+//! before the first look at the session, and holds the lock to the end. Therefore no clone mistakes another clone's
+//! turn for the turn of another handle.
 
 use super::{
     commit::{self, Attempts, CommitFailure},
@@ -31,7 +31,8 @@ pub(super) enum Site {
 
 /// # Errors
 ///
-/// `HeadSent` where no response is left that could take a turn to the browser, and `Invalid` on a job's handle.
+/// `HeadSent` where no response is left that could bring another cookie to the browser, and `Invalid` on a job's
+/// handle.
 pub(super) fn check_can_set_cookie(shared: &SessionShared) -> Result<(), WriteError> {
     if matches!(shared.binding(), Binding::PrincipalOnly) {
         let message = "a handle of `Sessions::for_principal` has no session to sign in, renew or end: use the handle \

@@ -95,7 +95,8 @@ async fn open_session(
     let (session, brought) = opened.unwrap_or((CookieSession::Nothing, None));
     shared.request_token.cookie_tokens = brought;
     let CookieSession::One(opened) = session else {
-        // No single token of ours opened. An open token would have shown that the browser withheld no cookie.
+        // The cookies name no session, or several sessions. (A token of one session shows that the browser has withheld
+        // no cookie, so such a request is not refused.)
         if let Some(cross_site) = head.cross_site {
             trace_withheld(cross_site);
             shared.bind(Binding::CrossSite(cross_site));

@@ -41,8 +41,8 @@ pub(crate) struct Loader {
     /// The number of handles and of loads under way, with the marks [`HEAD_SENT`] and [`WAITED`]. The count of the
     /// `Arc` is no substitute: the request's extensions hold the `Arc` too, and any code may clone the extensions.
     ///
-    /// Count and marks are one atomic number, so that a handle and the response head agree on their order: a later
-    /// handle finds the mark, and a later head finds the handle's session.
+    /// Count and marks are one atomic number, so that a handle and the response head agree which of them came first: a
+    /// later handle finds the mark, and a later head finds the handle's session.
     handles: AtomicUsize,
 }
 
@@ -260,8 +260,8 @@ impl Loader {
         if known == principal { Ok(()) } else { Err(principal) }
     }
 
-    /// Loads the session of this inner layer and marks a touch, if a handler has touched the session of the layer
-    /// `around`: the cookie is sealed for the innermost principal.
+    /// Loads the session of this inner layer and marks the session as touched, if a handler has touched the session of
+    /// the layer `around`: the cookie is sealed for the innermost principal.
     pub(crate) fn answer_for(self: &Arc<Self>, around: &Self) {
         if around.loaded().is_some_and(|shared| shared.flags.touched.is_set())
             && let Some(session) = Arc::clone(self).load_now()

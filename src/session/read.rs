@@ -69,8 +69,8 @@ pub(crate) const FALLBACK_TIER: &str = DEFAULT;
 pub(crate) struct SeenValue {
     pub(crate) index: ValueIndex,
     pub(crate) version: Version,
-    /// The number of the change in its record. Where two nodes wrote at the same version, the greater bytes replace the
-    /// others: the version stays, and this number rises.
+    /// The number of the change in its record. Where two nodes wrote at the same version, the copy with the greater
+    /// bytes replaces the other copy: the version stays, and this number rises.
     pub(crate) change: u32,
     pub(crate) is_value: bool,
     pub(crate) origin: ChangeOrigin,

@@ -115,7 +115,7 @@ pub(crate) enum RelayRefused {
     OtherUser,
     /// Requests have brought too many birth tokens lately.
     Busy,
-    /// The turn failed, as a turn in a handler can fail.
+    /// The sign-in, the renewal or another write failed, as in a handler.
     Write(WriteError),
 }
 
@@ -149,7 +149,7 @@ impl From<WriteError> for RelayRefused {
     }
 }
 
-/// The prefixes of a page's tokens. Each prefix names the purpose of its token's seal.
+/// The prefixes of a page's tokens. Each prefix names the purpose for which its token is sealed.
 pub(super) const RELAY_PREFIX: &str = "r.";
 pub(super) const BIRTH_PREFIX: &str = "b.";
 pub(super) const TURN_PREFIX: &str = "t.";
@@ -184,7 +184,8 @@ impl OpenedRelay {
 
 /// # Errors
 ///
-/// `Closed(CrossSite)` where a token may not give its session to a browser without the cookie: this counts as minting.
+/// `Closed(CrossSite)` where a token may not give its session to a browser without the cookie: such a token begins a
+/// session in the browser.
 pub(super) fn check_minting(shared: &SessionShared, page: PageOrigin) -> Result<(), RelayRefused> {
     if page == PageOrigin::Listed || matches!(shared.binding(), Binding::CrossSite(_)) {
         return Err(RelayRefused::Closed(CloseReason::CrossSite));
@@ -201,7 +202,8 @@ pub(super) fn take_changes(
     now: Millis,
 ) -> Result<(), RelayRefused> {
     record.touch(current.used(now));
-    // Newest wins under each resolution: a copy that memory left out here would reach no cookie.
+    // `Newest` also in a chain with `FirstHit`: under `FirstHit` this node would go on to answer from its older memory,
+    // and the socket's write would have no effect here.
     merge::merge_payload(shared, record, current, Resolution::Newest, now);
     shared.node.account(record, now);
     shared.check_revoked(record, now).map_err(RelayRefused::Closed)

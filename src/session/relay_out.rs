@@ -1,6 +1,7 @@
-//! The tokens that a handle makes for its page: the changes that the browser's cookie lacks, and the orders of turns.
+//! The tokens that a handle makes for its page: the changes that the browser's cookie lacks, and orders, which are the
+//! sign-ins and renewals that the page brings.
 //!
-//! An order of a turn is sealed into a turn token, which goes to its caller alone. No record, store, stream or other
+//! An order is sealed into a turn token, which goes to the order's caller alone. No record, store, stream or other
 //! handle has the token: an attacker who planted a cookie before a login doesn't receive the login.
 
 use std::{sync::Arc, time::Duration};
@@ -89,7 +90,7 @@ pub(crate) fn relay(shared: &SessionShared) -> Option<RelayToken> {
     seal(shared, purpose, prefix, &record.id(), written).inspect_err(trace_unsealable).ok()
 }
 
-/// A turn that the application orders.
+/// A sign-in or a renewal that the application orders.
 pub(super) struct Ordering {
     pub(super) turn: Turn,
     pub(super) user: Option<Mutation>,
@@ -129,7 +130,8 @@ pub(super) fn order(shared: &SessionShared, ordering: &Ordering) -> Result<Relay
     planned.id = shared.note_order(IssuedOrder { id: planned.id, turn: ordering.turn, principal })?;
     let (named, no_cookie) = match &base {
         OrderBase::Living(record) => (Named::Living, !record.is_confirmed()),
-        // The response to this handle's request, or a removal that its page brought, may have removed the cookie.
+        // After this handle's own end the browser may have no cookie: the response to the handle's request has removed
+        // the cookie, or the page has brought the cookie removal.
         OrderBase::Ended(..) => (Named::Ended, shared.has_ended_own()),
         OrderBase::Nothing => (Named::Nothing, true),
     };
@@ -215,7 +217,7 @@ fn head_principal_tag(shared: &SessionShared) -> Option<PrincipalTag> {
     shared.head_principal.as_ref().map(|principal| principal.owner.tag())
 }
 
-/// Checks that the values of the turn would fit the browser if the turn happened now.
+/// Checks that the values of the order fit the browser, as if the page brought the order now.
 fn check_fit(
     shared: &SessionShared,
     base: &OrderBase,

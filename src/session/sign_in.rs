@@ -1,4 +1,4 @@
-//! [`SignIn`] and [`RenewByPage`]: the turns that an application begins.
+//! [`SignIn`] and [`RenewByPage`]: the sign-in, and the renewal for a page to bring.
 
 use std::{
     fmt,
@@ -52,7 +52,7 @@ use crate::{
 ///
 /// A dropped sign-in has signed the user in or has not, and does nothing before it is polled. With a shared store, a
 /// sign-in that is dropped while the store works may have signed the user in without the [adopted](Self::adopt) values,
-/// or have ended the old session without beginning the new one: the user signs in again.
+/// or have ended the old session without beginning the new session: the user signs in again.
 #[must_use = "no user is signed in until the sign-in is awaited, or its `by_page` token is brought"]
 pub struct SignIn<'a> {
     session: &'a Session,
@@ -122,7 +122,8 @@ impl<'a> SignIn<'a> {
         self
     }
 
-    /// Gives an order for the page, where the response head has left: on a socket, a stream, in a task.
+    /// Returns the sign-in as a token for the page to bring (an *order*), where the response head has left: on a
+    /// socket, in a stream or in a task.
     ///
     /// The page brings the token to [`SessionWriteback`](crate::SessionWriteback), as the hook does with every
     /// [`RelayToken`], and the response to this request signs the user in. Until then nothing has changed. The order is
@@ -132,15 +133,15 @@ impl<'a> SignIn<'a> {
     /// and after the end of all of the user's sessions. The session begins with the configured lifetime: for another
     /// lifetime call [`Session::set_lifetime`] in a request of the signed-in page. If one node makes an order and
     /// another node carries it out, the clocks of the two must be within a minute of each other. After a step back of
-    /// its clock, a node takes its own orders for old ones until the clock has caught up. Without a shared store, "at
-    /// most one session" holds per node and process.
+    /// its clock, a node considers its own orders older than they are, until the clock has caught up. Without a shared
+    /// store, "at most one session" holds per node and process.
     ///
     /// # Errors
     ///
     /// As a sign-in in a request: `Closed`, `Invalid`, `TooLarge`, `Undeclared`. `TooLarge` also for an order of more
-    /// than 12 KiB. `Invalid` on a job's handle, and for a ninth user on one handle, since a sign-out takes back eight
+    /// than 12 KiB. `Invalid` on a job's handle, and for a ninth user on one handle, since a sign-out voids eight
     /// orders at most. `NoMemory` on a chain without memory, where no sign-out could end the session that the order
-    /// would begin.
+    /// begins.
     pub fn by_page(self) -> Result<RelayToken, WriteError> {
         let Self { session, user, adopt: adopts, grants, .. } = self;
         relay_out::order(session.shared(), &Ordering { turn: Turn::SignIn, user: Some(user?), grants, adopts })
@@ -170,7 +171,7 @@ impl<'a> RenewByPage<'a> {
         self
     }
 
-    /// Gives the order, as [`SignIn::by_page`] does.
+    /// Returns the renewal as a token for the page to bring, as [`SignIn::by_page`] does for a sign-in.
     ///
     /// # Errors
     ///
@@ -183,7 +184,7 @@ impl<'a> RenewByPage<'a> {
     }
 }
 
-/// Returns the mutation of a value that a turn writes.
+/// Returns the mutation of a value that a sign-in or a renewal writes.
 fn grant<V: SessionValue>(session: &Session, value: &V) -> Result<Mutation, WriteError> {
     let change = session.written(value)?;
     if V::SCOPE != Scope::Session {

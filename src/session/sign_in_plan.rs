@@ -59,7 +59,7 @@ pub(super) async fn sign_in(
     shared.flags.touched.set();
     lifecycle::check_can_set_cookie(shared)?;
     let _lifecycle = shared.lifecycle_lock().await;
-    // A turn may follow a session that had ended before this request, or that this handle has just ended. The
+    // A sign-in may follow a session that had ended before this request, or that this handle has just ended. The
     // application may also answer a form of another site, which has no session.
     let may_begin = match shared.live(shared.node.now()) {
         Ok(_) => false,

@@ -193,8 +193,9 @@ impl SessionsBuilder {
 
     /// Sets how far ahead the clocks of other nodes may be. The default is one hour. A cookie sealed further ahead
     /// counts as absent, and a version further ahead counts as written when its token was sealed. The skew bounds all
-    /// effects of a wrong clock: see [`Clock`](crate::Clock#wrong-clocks). Birth tokens and turn tokens, with their
-    /// life of a minute, need clocks within a minute, whatever the setting.
+    /// effects of a wrong clock: see [`Clock`](crate::Clock#wrong-clocks). The tokens by which a page brings a new
+    /// session, a sign-in or a renewal live for a minute. For these tokens the clocks must agree within a minute,
+    /// whatever the setting.
     pub const fn max_skew(mut self, skew: Duration) -> Self {
         self.max_skew = skew;
         self
@@ -265,7 +266,7 @@ impl SessionsBuilder {
     /// Leaves `Cache-Control` of responses that read the session to the handlers.
     ///
     /// Without this setting a response whose request read the session gets `max-age=0, private, must-revalidate`,
-    /// unless its handler set a caching field: `Cache-Control`, `Expires`, or a field for single caches
+    /// unless its handler set a caching field: `Cache-Control`, `Expires`, or a field for particular caches
     /// (`CDN-Cache-Control`, any field that ends in `-CDN-Cache-Control`, `Surrogate-Control`, `X-Accel-Expires`). With
     /// `Vary: Cookie` alone a shared cache may answer a request with the same cookie by a copy from before a write, or
     /// from before a sign-out elsewhere.

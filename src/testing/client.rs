@@ -16,8 +16,9 @@ use crate::time::Clock;
 
 /// A browser with a cookie jar, over any service of the application's.
 ///
-/// A client asks the service as a page of `https://example.test` does: with the jar's cookies, `Host`, `Sec-Fetch-Site`
-/// and, beside `GET` and `HEAD`, `Origin`. Redirects are not followed: a test asserts on `Location`.
+/// A client asks the service as a page of `https://example.test` does: with the jar's cookies, `Host` and
+/// `Sec-Fetch-Site`, and with `Origin` for all methods except `GET` and `HEAD`. The client does not follow redirects: a
+/// test asserts on `Location`.
 ///
 /// - [`tab`](Self::tab) is another tab of the same browser, `Client::new` another browser.
 /// - [`close`](Self::close) closes the browser, and [`clock`](Self::clock) lets cookies expire in the test's time.
@@ -75,7 +76,7 @@ impl<S> Client<S> {
 }
 
 impl<S, B> Client<S, B> {
-    /// Sends requests with another type of body, for services that take only that type.
+    /// Sends requests with another type of body, for services that take only that other type.
     ///
     /// ```
     /// # use {http::{Request, Response}, tower::service_fn, layered_session::tier::BoxError};
@@ -101,7 +102,8 @@ impl<S, B> Client<S, B> {
         Client { service, jar, clock, origin, page, body: PhantomData }
     }
 
-    /// Lets cookies expire by this clock: the one of the test's `Sessions`. Otherwise cookies expire by the system's time.
+    /// Lets cookies expire by a clock, such as the clock of the test's `Sessions`. Without this call cookies expire by
+    /// the system's time.
     ///
     /// ```
     /// # use {http::{Request, Response}, bytes::Bytes, http_body_util::Full, tower::service_fn};
@@ -161,12 +163,12 @@ impl<S, B> Client<S, B> {
         self
     }
 
-    /// A copy of the cookies that the browser has now, expired ones included.
+    /// Returns a copy of the cookies that the browser has now, expired cookies included.
     pub fn cookies(&self) -> Jar {
         lock(&self.jar).clone()
     }
 
-    /// The cookie of this name that the browser has, wherever it is sent; the oldest of several.
+    /// Returns the browser's cookie of this name, for any host and path; the oldest of several.
     pub fn cookie(&self, name: &str) -> Option<Cookie<'static>> {
         lock(&self.jar).get(name).cloned()
     }
@@ -178,7 +180,7 @@ impl<S, B> Client<S, B> {
 }
 
 impl<S: Clone, B> Client<S, B> {
-    /// Another tab of this browser: the two share their cookies.
+    /// Returns another tab of this browser. All tabs share the cookies.
     pub fn tab(&self) -> Self {
         Self {
             service: self.service.clone(),
@@ -190,8 +192,8 @@ impl<S: Clone, B> Client<S, B> {
         }
     }
 
-    /// A tab of this browser that shows a page of another site, such as `https://evil.example`. The page's links and forms
-    /// cause the requests: `SameSite` decides which cookies come along.
+    /// Returns a tab of this browser that shows a page of another site, such as `https://evil.example`. The page's
+    /// links and forms cause the requests: `SameSite` decides which cookies come along.
     ///
     /// ```
     /// # use {http::{Request, Response}, bytes::Bytes, http_body_util::Full, tower::service_fn, layered_session::tier::BoxError};

@@ -32,7 +32,7 @@ struct Hands {
 }
 
 impl ManualClock {
-    /// Begins at 2030-01-01T00:00:00Z.
+    /// Creates a clock that shows 2030-01-01T00:00:00Z.
     pub fn new() -> Self {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_893_456_000);
         Self(Arc::new(Mutex::new(Hands { now, passed: Duration::ZERO, sleeping: Vec::new() })))
@@ -49,8 +49,8 @@ impl ManualClock {
         sleeping.into_iter().for_each(Waker::wake);
     }
 
-    /// Sets the wall clock to a time, an earlier one too, as when somebody sets the system's clock. The monotonic clock
-    /// stays, and sleeping futures sleep on.
+    /// Sets the wall clock to a time, also to an earlier time, as when somebody sets the system's clock. The monotonic
+    /// clock stands still, and sleeping futures sleep on.
     pub fn set(&self, now: SystemTime) {
         lock(&self.0).now = now;
     }

@@ -1,4 +1,4 @@
-//! [`TestError`]: why a test's request or session failed.
+//! [`TestError`]: the failure of a test's request or session.
 
 use std::{borrow::Cow, error::Error, fmt};
 

@@ -31,10 +31,10 @@ pub fn set_cookies(headers: &HeaderMap) -> Vec<Cookie<'static>> {
 
 /// The cookies of one browser.
 ///
-/// A jar takes and sends cookies as browsers do: by host, `Domain`, `Path`, `Secure`, `SameSite`, the prefixes `__Host-`
-/// and `__Secure-`, and until their `Max-Age` or `Expires`. A cookie without either lives until
+/// A jar takes and sends cookies as browsers do: by host, `Domain`, `Path`, `Secure`, `SameSite`, the prefixes
+/// `__Host-` and `__Secure-`, and until their `Max-Age` or `Expires`. A cookie without either lives until
 /// [`close`](Self::close). [`Client`](super::Client) has a jar already; the jar alone serves tests over a network, and
-/// clients of other kinds. A clone is a copy: a thief's, or a backup.
+/// clients of other kinds. A clone is an independent copy, such as a thief's copy or a backup.
 ///
 /// A URL without a host counts as a path of `https://example.test`.
 ///
@@ -63,14 +63,14 @@ pub struct Jar {
 }
 
 impl Jar {
-    /// An empty jar.
+    /// Creates an empty jar.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Obeys the `Set-Cookie` fields of a response from this URL.
+    /// Applies the `Set-Cookie` fields of a response from this URL.
     ///
-    /// A field that a browser would refuse changes nothing: so does a cookie whose name and value exceed 4,096 bytes.
+    /// A field that a browser would refuse changes nothing, such as a cookie whose name and value exceed 4,096 bytes.
     pub fn take(&mut self, url: &Uri, headers: &HeaderMap, now: SystemTime) {
         self.take_from(&Target::of(url), headers, now, Cause::OWN);
     }
@@ -104,14 +104,15 @@ impl Jar {
         let place = self.kept.iter().position(|other| other.has_place_of(&kept));
         match (place, kept.is_over(now)) {
             (Some(place), true) => drop(self.kept.remove(place)),
-            // The order of creation stays.
+            // The replaced cookie's place in the order of creation stays.
             (Some(place), false) => self.kept[place] = kept,
             (None, true) => {}
             (None, false) => self.kept.push(kept),
         }
     }
 
-    /// The `Cookie` field of a request to this URL, which a page of the same origin causes; `None` without cookies.
+    /// Returns the `Cookie` field of a request to this URL that a page of the same origin causes; `None` without
+    /// cookies.
     pub fn field(&self, url: &Uri, now: SystemTime) -> Option<HeaderValue> {
         self.field_for(&Target::of(url), now, Cause::OWN)
     }
@@ -124,12 +125,12 @@ impl Jar {
         if pairs.is_empty() { None } else { pairs.join("; ").parse().ok() }
     }
 
-    /// The cookie of this name, wherever it is sent; the oldest of several.
+    /// Returns the cookie of this name, for any host and path; the oldest of several.
     pub fn get(&self, name: &str) -> Option<&Cookie<'static>> {
         self.iter().find(|cookie| cookie.name() == name)
     }
 
-    /// Every cookie, the oldest first, with the attributes that the response gave.
+    /// Returns every cookie, the oldest first, with the attributes that the response gave.
     ///
     /// ```
     /// # use std::time::SystemTime;

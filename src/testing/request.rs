@@ -32,7 +32,7 @@ pub struct ClientRequest<S, B = Full<Bytes>> {
     client: Client<S, B>,
     head: request::Builder,
     body: Result<Bytes, TestError>,
-    /// The request comes of a link or a form, not of a script.
+    /// Whether a link or a form causes the request, and not a script.
     navigation: bool,
 }
 
@@ -59,7 +59,8 @@ impl<S, B> ClientRequest<S, B> {
         Self { client, head: Request::builder().method(method).uri(path), body: Ok(Bytes::new()), navigation }
     }
 
-    /// Adds a header field. A field of the browser's own, such as `Host`, `Origin` or `Cookie`, is replaced by this one.
+    /// Adds a header field. The field replaces the field of the same name that the browser sends by itself, such as
+    /// `Host`, `Origin` or `Cookie`.
     pub fn header<K, V>(mut self, name: K, value: V) -> Self
     where
         K: TryInto<HeaderName, Error: Into<http::Error>>,
@@ -75,7 +76,7 @@ impl<S, B> ClientRequest<S, B> {
         self
     }
 
-    /// Sends bytes as they are; their type is for [`header`](Self::header) to say.
+    /// Sends bytes as they are. Set their content type by [`header`](Self::header).
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
         self.body = Ok(body.into());
         self
@@ -121,8 +122,8 @@ impl<S, B> ClientRequest<S, B> {
 }
 
 impl<S, B: From<Bytes>> ClientRequest<S, B> {
-    /// Sends the request, and returns the response with its body unread: for event streams. The jar has the cookies
-    /// already.
+    /// Sends the request, and returns the response with its body unread: for event streams. The jar already has the
+    /// cookies of the response.
     ///
     /// ```
     /// # use {http::{Request, Response}, bytes::Bytes, http_body_util::Full, tower::service_fn};
@@ -142,11 +143,11 @@ impl<S, B: From<Bytes>> ClientRequest<S, B> {
     ///
     /// # Errors
     ///
-    /// A request that is none, or a service that fails.
+    /// A request that can't be built, or a service that fails.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the service may have seen the request; the jar is as before.
+    /// If the future is dropped, the service may have seen the request, and the jar is as before.
     pub async fn stream<R>(self) -> Result<http::Response<R>, TestError>
     where
         S: Service<Request<B>, Response = http::Response<R>, Error: Into<BoxError>> + Clone,
@@ -176,11 +177,12 @@ impl<S, B: From<Bytes>> ClientRequest<S, B> {
 
 /// # Errors
 ///
-/// A request that is none, a service that fails, or a body that ends in an error. A status is no error.
+/// A request that can't be built, a service that fails, or a body that ends in an error. A status is no error.
 ///
 /// # Cancel safety
 ///
-/// Dropped, the service may have seen the request; the jar is as before, or has taken the cookies of the response.
+/// If the future is dropped, the service may have seen the request. The jar is as before, or has taken the cookies of
+/// the response.
 impl<S, B, R> IntoFuture for ClientRequest<S, B>
 where
     S: Service<Request<B>, Response = http::Response<R>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
@@ -202,7 +204,7 @@ where
     }
 }
 
-/// The origin in a URL of a scheme and a host.
+/// Reads an origin: a URL of a scheme and a host.
 fn absolute(origin: &str) -> Result<Target, TestError> {
     let url: Uri = origin
         .parse()
@@ -215,7 +217,7 @@ fn absolute(origin: &str) -> Result<Target, TestError> {
     }
 }
 
-/// Adds the fields that a browser sends by itself (Fetch, 2.2 and 4.6), where the test has not given them.
+/// Adds the fields that a browser sends by itself (Fetch, 2.2 and 4.6), except for fields that the test has set.
 fn dress<B>(request: &mut Request<B>, target: &Target, page: &Target, cause: Cause, cookies: Option<HeaderValue>) {
     let sends_origin = !(request.method() == Method::GET || request.method() == Method::HEAD);
     let headers = request.headers_mut();
@@ -240,7 +242,7 @@ fn add(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
-/// Encodes as forms do (URL Standard, `application/x-www-form-urlencoded` serializing).
+/// Encodes text as forms do (URL Standard, `application/x-www-form-urlencoded` serializing).
 fn encode(text: &str, into: &mut String) {
     for byte in text.bytes() {
         match byte {

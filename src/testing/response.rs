@@ -47,7 +47,7 @@ impl Response {
         &self.head.headers
     }
 
-    /// The cookies that the response sets or removes, with their attributes: also those that a browser would refuse.
+    /// The cookies that the response sets or removes, with their attributes: also cookies that a browser would refuse.
     pub fn cookies(&self) -> Vec<Cookie<'static>> {
         set_cookies(self.headers())
     }

@@ -72,8 +72,8 @@ impl<B> TestSession<B> {
         self
     }
 
-    /// Signs a user in by the value that `identify_by` names. The values of [`with`](Self::with) are written as this user,
-    /// in whatever order the two are called.
+    /// Signs a user in by the value that `identify_by` names. The values of [`with`](Self::with) are written as this
+    /// user, even if `with` is called first.
     pub fn signed_in<V: SessionValue>(mut self, user: V) -> Self {
         self.sign_in = Some(writing(move |session| session.sign_in(user).into_future()));
         self
@@ -145,15 +145,15 @@ impl<B> TestSession<B> {
 
     /// Replaces the handle's request, which is `GET /` otherwise. Fields and extensions of the request before are dropped.
     ///
-    /// A request that brings a session's cookie already takes neither [`with`](Self::with) nor
-    /// [`signed_in`](Self::signed_in): it would bring two.
+    /// Do not combine a request that already brings a session's cookie with [`with`](Self::with) or
+    /// [`signed_in`](Self::signed_in): the request would then bring two cookies.
     pub fn request<C>(self, request: Request<C>) -> TestSession<C> {
         let Self { sessions, request: _, sign_in, values } = self;
         TestSession { sessions, request: Ok(request), sign_in, values }
     }
 
-    /// The request whose extensions hold the session, as a handler gets it: for handlers that take a whole request, and
-    /// for extractors. Values declared with `resolve` are in the extensions too.
+    /// Returns the request with the session in its extensions, as a handler gets the request: for handlers that take a
+    /// whole request, and for extractors. Values declared with `resolve` are in the extensions too.
     ///
     /// ```
     /// # use layered_session::{CookieTier, KeyRing, SessionValue, Sessions, testing};
@@ -181,8 +181,8 @@ impl<B> TestSession<B> {
     ///
     /// # Errors
     ///
-    /// As awaiting the builder: a shared store that does not answer, a value or a sign-in that is refused, a field that is
-    /// none.
+    /// The errors of awaiting the builder: a shared store that does not answer, a value or a sign-in that is refused,
+    /// or a header field that is not valid.
     ///
     /// # Cancel safety
     ///
@@ -209,12 +209,12 @@ impl<B> TestSession<B> {
     }
 }
 
-/// Makes a closure one of every lifetime.
+/// Boxes a closure that takes a session of any lifetime.
 fn writing(write: impl for<'a> FnOnce(&'a Session) -> Writing<'a> + Send + Sync + 'static) -> Write {
     Box::new(write)
 }
 
-/// The request before: of the same user, by the same page, and never another site's.
+/// Returns the head of the earlier request: of the same user, by the same page, and never from another site.
 fn head_before<B>(request: &Request<B>) -> Request<()> {
     let mut before = Request::new(());
     *before.uri_mut() = request.uri().clone();
@@ -226,7 +226,7 @@ fn head_before<B>(request: &Request<B>) -> Request<()> {
     before
 }
 
-/// Writes in a request of its own. Returns the cookies of the response, as the next request brings them.
+/// Writes the values in an earlier request. Returns the cookies of the response, as the next request brings them.
 async fn earlier(
     sessions: &Sessions,
     request: Request<()>,
@@ -253,7 +253,7 @@ async fn load(extensions: &Extensions) -> Result<Session, TestError> {
 
 /// # Errors
 ///
-/// A shared store that does not answer, a value or a sign-in that is refused, a field that is none.
+/// A shared store that does not answer, a value or a sign-in that is refused, or a header field that is not valid.
 ///
 /// # Cancel safety
 ///

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use http::Uri;
 
-/// The host of a URL that names none.
+/// The host for a URL without a host.
 const HOST: &str = "example.test";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Target {
         }
     }
 
-    /// The same host, and the path of another URL.
+    /// Returns a target on the same host, with the path of another URL.
     pub(super) fn at(&self, path: &Uri) -> Self {
         Self { path: path.path().to_owned(), ..self.clone() }
     }
@@ -54,8 +54,8 @@ impl Target {
         format!("{}://{}", self.scheme, self.authority)
     }
 
-    /// Whether a browser takes and sends `Secure` cookies here. Safari does not on plain http to loopback, so the kit does
-    /// not either.
+    /// Whether a browser takes and sends `Secure` cookies here. On plain http to loopback Safari does not, so this kit
+    /// does not either.
     pub(super) fn is_secure(&self) -> bool {
         self.scheme == "https"
     }
@@ -81,7 +81,7 @@ impl Target {
         self.host == domain || !self.is_address() && is_within(&self.host, domain)
     }
 
-    /// The path of a cookie that names none (RFC 6265bis, 5.1.4).
+    /// Returns the path of a cookie without `Path` (RFC 6265bis, 5.1.4).
     pub(super) fn default_path(&self) -> &str {
         match self.path.rfind('/') {
             None | Some(0) => "/",
@@ -89,7 +89,7 @@ impl Target {
         }
     }
 
-    /// The last two labels of a host name: near enough to the public suffix list for hosts of tests.
+    /// Returns the last two labels of a host name: near enough to the public suffix list for hosts of tests.
     fn registrable(&self) -> &str {
         if self.is_address() {
             return &self.host;
@@ -107,7 +107,7 @@ impl Target {
     }
 }
 
-/// Whether a host name is a domain's, or of a host below it.
+/// Whether a host name is the domain itself, or a subdomain of the domain.
 pub(super) fn is_within(host: &str, domain: &str) -> bool {
     host.strip_suffix(domain).is_some_and(|start| start.is_empty() || start.ends_with('.'))
 }

@@ -16,7 +16,7 @@ pub(crate) enum Json {
     Long(Arc<[u8]>),
 }
 
-/// The most bytes of the short form: with the length, both forms take 24 bytes. An `i64` has 20 characters at most.
+/// The maximum bytes of the short form: with the length, both forms take 24 bytes. An `i64` has 20 characters at most.
 const SHORT: usize = 22;
 
 impl Json {

@@ -60,12 +60,12 @@ pub(super) fn for_this_user(headers: &HeaderMap, session: &Session) -> Result<()
     }
 }
 
-/// The most bytes of a value as its type encodes the value. The limit on the body is not enough: `[{},{},…]` can become
-/// thirty times as long once each field has its default.
+/// The maximum bytes of a value, as its type encodes the value. The limit on the body is not enough: `[{},{},…]` can
+/// become thirty times as long once each field has its default.
 const MAX_VALUE: usize = MAX_BODY;
 
-/// The most names that a refusal repeats, and the most characters of each: the names are the client's own, and an
-/// answer must not be larger than the request, or fill a log.
+/// The maximum number of names that a refusal repeats, and of characters of each name: the names are the client's own,
+/// and an answer must not be larger than the request, or fill a log.
 const ECHOED_NAMES: usize = 16;
 const ECHOED_CHARS: usize = 64;
 

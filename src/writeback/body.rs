@@ -19,11 +19,11 @@ use serde_json::{from_str, value::RawValue};
 use super::reply::Refusal;
 use crate::{error::BoxError, time::Clock};
 
-/// The most bytes of a body.
+/// The maximum bytes of a body.
 pub(super) const MAX_BODY: usize = 16 << 10;
 
-/// The bytes beyond [`MAX_BODY`] that are read and dropped. A client that sends its whole body before it reads sees the
-/// answer so.
+/// The bytes beyond [`MAX_BODY`] that are read and dropped. Thus a client that sends its whole body before reading sees
+/// the answer.
 const DRAIN: usize = 256 << 10;
 
 /// The longest time that a body may take.
@@ -172,7 +172,7 @@ impl From<Malformed> for Refusal {
     }
 }
 
-/// Returns the depth of a JSON text: the most objects and arrays that are open at the same time.
+/// Returns the depth of a JSON text: the maximum number of objects and arrays that are open at the same time.
 fn depth(text: &str) -> usize {
     let open = outside_strings(text).flat_map(str::bytes).scan(0_usize, |open, byte| {
         *open = match byte {

@@ -24,8 +24,8 @@ use crate::{
     value::{Json, ValueIndex},
 };
 
-/// The delay before a relay: the response of the request that made a change brings the change to the browser. Only a
-/// change that no cookie has been sealed with by then is relayed.
+/// The delay before a relay: the response of the request that made a change brings the change to the browser. A change
+/// is relayed only if no cookie with the change has been sealed by then.
 const RELAY_DELAY: Duration = Duration::from_millis(200);
 
 /// The events of one page's connection.

@@ -54,7 +54,7 @@ pub fn median(numbers: Vec<f64>) -> f64 {
     quantile(numbers, 0.5)
 }
 
-/// Returns the quantile: the number below which this part of the numbers lies.
+/// Returns a quantile: the number below which the given part of the numbers lies.
 pub fn quantile(mut numbers: Vec<f64>, part: f64) -> f64 {
     numbers.sort_by(f64::total_cmp);
     numbers.get((numbers.len() as f64 * part) as usize).copied().unwrap_or(f64::NAN)

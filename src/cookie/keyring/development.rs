@@ -17,7 +17,7 @@ use crate::error::{BuildError, BuildErrorKind};
 /// The folder of this crate in the state directory.
 const FOLDER: &str = "layered-session";
 
-/// The most characters of an application's name.
+/// The maximum number of characters of an application's name.
 const MAX_NAME: usize = 64;
 
 /// The applications for which this process has traced the warning.

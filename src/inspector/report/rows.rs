@@ -72,7 +72,7 @@ pub(super) fn rows(
 /// Returns the reason for the source of the copy.
 fn held(answer: TierAnswer) -> String {
     match answer {
-        TierAnswer::Removed(_) => "has the removal of this value, so no stored tier answers",
+        TierAnswer::Removed(_) => "has the removal of this value: only a source or a default can answer",
         TierAnswer::NotValid => "skipped: this tier's copy is not a valid value",
         TierAnswer::Value(_) | TierAnswer::Nothing => "answers",
     }
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(
             said(&removed, Some("tenant"), FACTS),
             [
-                "memory: removed 2.0: has the removal of this value, so no stored tier answers",
+                "memory: removed 2.0: has the removal of this value: only a source or a default can answer",
                 "cookie: removed 2.0: has the same removal",
                 "tenant: value: answers, since no stored tier does",
                 "default: value: not asked: the tier tenant answers first"

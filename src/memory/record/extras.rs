@@ -47,15 +47,15 @@ impl Record {
         self.extras.get().map_or(0, |extras| extras.subscribers.len())
     }
 
-    /// Marks a record created without a read of the store, which may hold more of the owner: the next load reads the
-    /// store.
+    /// Marks a record that was created without a read of the store. The store may hold other values of the owner, so
+    /// the next load reads the store.
     pub(crate) fn never_loaded(self) -> Self {
         drop(self.extras().sync.begin());
         self
     }
 
-    /// The abandoned writes of a record that is [`never_loaded`](Self::never_loaded), for a load that asked the store
-    /// before the record existed.
+    /// The number of abandoned writes of a record that is [`never_loaded`](Self::never_loaded), for a load that asked
+    /// the store before the record existed.
     pub(crate) const NEVER_LOADED: usize = 1;
 
     /// Returns [`StoreSync::abandoned_writes`].

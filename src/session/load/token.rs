@@ -90,7 +90,7 @@ pub(super) enum CookieSession {
     Several,
 }
 
-/// Returns the session of the request's token, if memory knows the token and the request brings no other.
+/// Returns the session of the request's token, if memory knows the token and the request brings no other token.
 pub(in crate::session) fn find_known(head: &RequestHead) -> Option<KnownToken> {
     let config = &head.node.config;
     head.node.memory.as_ref()?;
@@ -100,8 +100,8 @@ pub(in crate::session) fn find_known(head: &RequestHead) -> Option<KnownToken> {
     }
 }
 
-/// Returns the session of a token, if memory knows these bytes and still holds all values of the token: the seal need
-/// not be opened then.
+/// Returns the session of a token, if memory knows these bytes and still holds all values of the token: then the token
+/// need not be opened.
 fn recognise(node: &Node, token: &[u8], now: Millis) -> Option<KnownToken> {
     let memory = node.memory.as_ref()?;
     let record = memory.look_up(&RecordKey(*seal::session_id_of(token)?.as_bytes()))?;
@@ -235,7 +235,7 @@ impl CurrentToken {
         life
     }
 
-    /// Whether the idle deadline of the seal has come. Such a token proves its id and nothing more.
+    /// Whether the token's idle deadline has come. Such a token proves its id and nothing more.
     pub(in crate::session) fn is_idle(&self, now: Millis) -> bool {
         self.idle_deadline <= now
     }
@@ -285,7 +285,7 @@ pub(in crate::session) fn check_current(node: &Node, payload: Box<Payload>, now:
     life.lifetime_version = time.believed(life.lifetime_version, sealed);
     let (mut issued, mut idle_deadline) = (node(head.issued), node(head.idle_deadline));
     if issued > now {
-        // The sealing node's clock is ahead: no session lives longer by that.
+        // The sealing node's clock is ahead, and no session may live longer for that reason.
         (issued, idle_deadline) = (now, idle_deadline.min(now.after(life.idle)));
     }
     if life.created > now {

@@ -1,5 +1,6 @@
-//! The state of a handle that most requests never need: the lock of turns, the sessions that the handle has ended, and
-//! the sessions that its orders may yet begin. A write, a watch or a read for a principal allocates the state.
+//! The state of a handle that most requests never need: the lock of sign-ins, renewals and ends, the sessions that the
+//! handle has ended, and the sessions that the handle's orders may still begin. A write, a watch or a read for a
+//! principal allocates the state.
 
 use std::sync::{Arc, OnceLock, atomic::Ordering};
 
@@ -46,8 +47,8 @@ pub(in crate::session) struct IssuedOrder {
     pub(in crate::session) principal: Option<PrincipalTag>,
 }
 
-/// The most sessions that the orders of a handle may begin. The end of the handle's session ends each of them, with up
-/// to three writes to a store.
+/// The maximum number of sessions that the orders of a handle may begin. The end of the handle's session ends each of
+/// them, with up to three writes to a store.
 const MAX_ISSUED_ORDERS: usize = 8;
 
 /// A session that a handle has ended.
@@ -74,7 +75,7 @@ impl SessionShared {
     }
 
     /// Waits for the lock that a beginning, a renewal and an end of the session hold: clones that write at the same
-    /// time begin one session, and each turn finds the session that the turn before left.
+    /// time begin one session, and each sign-in, renewal or end finds the session that the previous change left.
     pub(in crate::session) async fn lifecycle_lock(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.lazy().lifecycle_lock.lock().await
     }
@@ -113,7 +114,7 @@ impl SessionShared {
         self.own_end().is_some()
     }
 
-    /// Whether a turn may begin another session after the end of this handle's session.
+    /// Whether a renewal or a sign-in may begin another session after the end of this handle's session.
     pub(in crate::session) fn may_begin_anew(&self) -> bool {
         self.has_ended_own() || self.flags.may_begin.is_set()
     }
@@ -126,8 +127,9 @@ impl SessionShared {
         }
     }
 
-    /// Notes the session that an order is to begin, and returns the id for the order. An order takes the id of an
-    /// earlier order of the same turn and user, so that at most one of the two is carried out.
+    /// Notes the session that an order is to begin, and returns the id for the order. A second sign-in order, or a
+    /// second renewal order, for the same user takes the id of the first order, so that at most one of the two orders
+    /// is carried out.
     ///
     /// # Errors
     ///

@@ -6,21 +6,21 @@ use cookie::{Cookie, Expiration, SameSite};
 
 use crate::testing::target::{Relation, Target, is_below, is_within};
 
-/// Browsers keep no cookie longer (RFC 6265bis, 5.5).
+/// The longest time for which browsers keep a cookie (RFC 6265bis, 5.5).
 const LONGEST: Duration = Duration::from_secs(400 * 86_400);
 
-/// Browsers refuse a cookie whose name and value together are longer (RFC 6265bis, 5.6).
+/// The maximum bytes of a cookie's name and value together. Browsers refuse a longer cookie (RFC 6265bis, 5.6).
 const MOST_BYTES: usize = 4096;
 
-/// A cookie with the place that a browser keeps it at.
+/// A cookie, with the domain and the path under which a browser keeps the cookie.
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
     pub(super) cookie: Cookie<'static>,
     domain: String,
-    /// The cookie names no `Domain`: hosts below do not get it.
+    /// Whether the cookie names no `Domain`, so that subdomains do not get the cookie.
     host_only: bool,
     pub(super) path: String,
-    /// `None`: until the browser closes.
+    /// The end of the cookie; `None` for a cookie that ends when the browser closes.
     pub(super) expires: Option<SystemTime>,
 }
 
@@ -28,9 +28,9 @@ pub(super) struct Kept {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::testing) struct Cause {
     pub(in crate::testing) relation: Relation,
-    /// A link or a form of a page, whose answer takes the page's place.
+    /// Whether a link or a form of a page causes the request, so that the answer replaces the page.
     pub(in crate::testing) navigation: bool,
-    /// The method is safe (RFC 9110, 9.2.1).
+    /// Whether the method is safe (RFC 9110, 9.2.1).
     pub(in crate::testing) safe: bool,
 }
 
@@ -40,7 +40,7 @@ impl Cause {
 }
 
 impl Kept {
-    /// The cookie as a browser keeps it; `None` where a browser refuses it (RFC 6265bis, 5.7).
+    /// Returns the cookie as a browser keeps the cookie; `None` for a cookie that a browser refuses (RFC 6265bis, 5.7).
     pub(super) fn admit(cookie: Cookie<'static>, target: &Target, now: SystemTime, cause: Cause) -> Option<Self> {
         let secure = cookie.secure() == Some(true);
         let domain = cookie.domain().map(str::to_ascii_lowercase);
@@ -63,7 +63,7 @@ impl Kept {
         allowed.then_some(kept)
     }
 
-    /// Whether the cookie is what its prefix says (RFC 6265bis, 4.1.3). Browsers compare without case.
+    /// Whether the cookie meets the rules of its name's prefix (RFC 6265bis, 4.1.3). Browsers compare without case.
     fn keeps_the_promise_of_its_name(&self) -> bool {
         let begins = |prefix: &str| {
             self.cookie.name().get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
@@ -79,7 +79,7 @@ impl Kept {
         self.cookie.secure() == Some(true)
     }
 
-    /// Chrome's default is `Lax`; the strictest browser decides here.
+    /// Returns the cookie's `SameSite`, by default `Lax` as in Chrome, the strictest browser.
     fn same_site(&self) -> SameSite {
         self.cookie.same_site().unwrap_or(SameSite::Lax)
     }
@@ -116,7 +116,7 @@ impl Kept {
     }
 }
 
-/// The end of a cookie: `Max-Age` goes before `Expires`, and both are capped.
+/// Returns the end of a cookie. `Max-Age` outranks `Expires`, and both are capped.
 fn expiry(cookie: &Cookie<'_>, now: SystemTime) -> Option<SystemTime> {
     let capped = |seconds: u64| Duration::from_secs(seconds).min(LONGEST);
     match (cookie.max_age(), cookie.expires()) {

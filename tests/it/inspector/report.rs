@@ -104,7 +104,7 @@ async fn report_explains_each_tier() {
     assert_eq!(
         tiers(&shown, "theme"),
         [
-            ["memory", "removed", "has the removal of this value, so no stored tier answers"],
+            ["memory", "removed", "has the removal of this value: only a source or a default can answer"],
             ["cookie", "removed", "has the same removal"],
             ["default", "value", "answers, since no stored tier does"]
         ]
@@ -200,7 +200,7 @@ async fn report_works_without_memory() {
     assert_eq!(
         tiers(&report(&browser, &node).await, "theme"),
         [
-            ["cookie", "removed", "has the removal of this value, so no stored tier answers"],
+            ["cookie", "removed", "has the removal of this value: only a source or a default can answer"],
             ["default", "nothing", "no tier answers: the type's own default answers, if the type has a default"]
         ]
     );
