@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn life_keeps_all_fields() {
+    fn packed_life_returns_all_fields() {
         for fields in all() {
             assert_eq!(shown(SessionLife::from(fields).fields()), shown(fields));
             assert_eq!(SessionLife::from(fields).previous_deadline(), Millis::default());

@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn relay_token_stands_alone() {
+    fn relay_token_excludes_other_names() {
         for body in [r#"{"$relay":"t/ok"}"#, r#"{"\u0024relay":"t\u002fok"}"#] {
             assert!(matches!(Posted::parse(body.as_bytes()), Ok(Posted::Relay(token)) if token == "t/ok"));
         }

@@ -86,7 +86,7 @@ fn brought(node: &Sessions, values: &[&str]) -> (Vec<SessionId>, bool) {
 }
 
 #[test]
-fn request_tokens_name_sessions() {
+fn opened_tokens_name_their_sessions() {
     let (ring, clock) = (KeyRing::generate().unwrap(), ManualClock::new());
     let (warm, cold) = (node(&ring, &clock), || node(&ring, &clock));
     let ((one, first), (other, second)) = (begun(&warm), begun(&warm));
@@ -119,7 +119,7 @@ fn request_tokens_name_sessions() {
 }
 
 #[test]
-fn idle_token_names_the_session() {
+fn idled_out_token_still_names_the_session() {
     let (ring, clock) = (KeyRing::generate().unwrap(), ManualClock::new());
     let warm = node(&ring, &clock);
     let (id, token) = begun(&warm);
@@ -136,7 +136,7 @@ fn idle_token_names_the_session() {
 }
 
 #[test]
-fn ended_token_names_the_session() {
+fn ended_sessions_token_still_names_the_session() {
     let (ring, clock) = (KeyRing::generate().unwrap(), ManualClock::new());
     let node = node(&ring, &clock);
     let (id, token) = begun(&node);

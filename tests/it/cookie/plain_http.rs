@@ -30,7 +30,7 @@ async fn write(node: &Node, method: Method, fields: &[(&'static str, &str)]) -> 
 const LAN: &[(&str, &str)] = &[("host", "lan.test:3000"), ("origin", "http://lan.test:3000")];
 
 #[tokio::test]
-async fn dropped_cookie_is_traced_once() {
+async fn cookie_dropped_by_browser_is_traced_once() {
     let (trace, _guard) = Trace::begin();
     let node = node(&App::new(), |cookie| cookie);
     for _ in 0..3 {

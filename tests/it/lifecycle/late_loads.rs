@@ -88,7 +88,7 @@ async fn late_end_returns_removal_token() {
 }
 
 #[tokio::test]
-async fn waiting_load_sets_vary() {
+async fn pending_or_dropped_load_sets_vary() {
     let app = App::new();
     let answers = Arc::new(Semaphore::new(1));
     let permits = Arc::clone(&answers);
@@ -120,7 +120,7 @@ async fn waiting_load_sets_vary() {
         });
         let layered = LayeredSessionLayer::new(node.sessions.clone()).layer(service);
         let response = layered.oneshot(browser.request()).await.unwrap();
-        // The handler has dropped its load, and may answer as for a visitor: a cache must not give the answer to
+        // A handler that did not get its session may answer as for a visitor: a cache must not give that answer to
         // others.
         assert_eq!(response.headers()[header::VARY], "cookie");
         if waits {

@@ -325,9 +325,9 @@ async fn shutdown_ends_waits_but_no_session() {
 
 // Tests of the writes of open handles.
 
-// G9: a socket's write that no watcher sees is read by the next request and the next socket.
+// G9: the next request and the next socket read a socket's write, although no watch was open.
 #[tokio::test]
-async fn unwatched_write_is_kept() {
+async fn unwatched_write_reaches_next_request() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     socket(&browser, &node).await.set(theme("dark")).await.unwrap();
@@ -347,7 +347,7 @@ async fn concurrent_first_writes_make_one_session() {
 
 // G8: concurrent writes of different values on two sockets both stay.
 #[tokio::test]
-async fn two_sockets_keep_both_values() {
+async fn concurrent_socket_writes_both_stay() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -360,7 +360,7 @@ async fn two_sockets_keep_both_values() {
 
 // G8: a response carries another writer's newer value, not the older value that the handler loaded.
 #[tokio::test]
-async fn response_rewrites_no_loaded_value() {
+async fn slow_response_keeps_socket_write() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;

@@ -101,7 +101,7 @@ async fn eight(session: Session, length: usize) {
 fn assert_counts(what: &str, make: impl Fn(&Tier, usize)) {
     const RECORDS: usize = 3000;
     let tier = Tier::new(256 << 20);
-    // The first round pays for the allocations that are made once and kept.
+    // The first round makes the allocations that happen once and stay.
     make(&tier, RECORDS);
     let before = tier.stats();
     let asked = allocation_counter::measure(|| (0..RECORDS).for_each(|number| make(&tier, number)));

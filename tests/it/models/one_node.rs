@@ -48,7 +48,7 @@ enum Step {
         /// Whether the response is lost on the way.
         lost: bool,
     },
-    /// A request whose response never leaves. The handle is kept too, and can renew the session.
+    /// A request whose response never leaves. The test keeps the handle, which can renew the session.
     Begin {
         node: usize,
         jar: usize,

@@ -49,7 +49,7 @@ enum Step {
         /// Whether clones of the handle perform the operation at the same time.
         at_once: bool,
     },
-    /// A request whose response never leaves. The handle is kept too, and can renew the session and sign in.
+    /// A request whose response never leaves. The test keeps the handle, which can renew the session and sign in.
     Begin {
         node: usize,
         jar: usize,

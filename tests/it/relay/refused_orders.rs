@@ -25,8 +25,8 @@ async fn sign_in_order_lives_one_minute() {
     }
 }
 
-// After a step back the clock shows some times again. The step must not extend the life of an order from before the
-// step.
+// After a step back the clock passes some moments a second time. The step must not extend the life of an order from
+// before the step.
 #[tokio::test]
 async fn clock_step_back_extends_no_sign_in_order() {
     let app = App::new();

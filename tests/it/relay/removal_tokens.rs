@@ -46,8 +46,8 @@ async fn newest_removal_ends_earlier_ordered_session() {
     let live = socket(&browser, &first).await;
     bring_ok(&mut browser, &second, &login(&live)).await;
     live.sign_out().await.unwrap();
-    // The hook keeps only the newest removal token, so that token must also cancel what the first removal token
-    // cancels.
+    // The hook keeps only the newest removal token, so the second removal token must name the sessions of both
+    // sign-outs.
     login(&live);
     live.sign_out().await.unwrap();
     bring_ok(&mut browser, &second, live.relay().unwrap().as_str()).await;
@@ -104,8 +104,8 @@ async fn removal_token_spares_later_sign_in() {
         let old = browser.clone();
         let live = socket(&browser, &node).await;
         if signs_over {
-            // Another tab signs in over the session. The sign-in ends the socket's session, so the socket's own end has
-            // no effect.
+            // A sign-in in another tab replaces the socket's session. The session has ended already, so the socket's
+            // sign-out has no effect.
             sign_in(&mut browser, &node, "bob").await;
             live.sign_out().await.unwrap();
             assert_eq!(live.relay(), None);

@@ -185,7 +185,7 @@ async fn token_of_other_purpose_is_refused() {
     assert_eq!(bring(&mut browser, &App::new().node, &token).await.code(), "relay_invalid", "other keys");
 }
 
-// G19: a birth token gives the browser the cookie of the session that its socket began.
+// G19: a birth token gives the browser the cookie of a session that began on the page's socket.
 #[tokio::test]
 async fn socket_born_session_survives_restart() {
     let app = App::new();

@@ -131,7 +131,7 @@ async fn field_without_default_loses_copies() {
 }
 
 #[tokio::test]
-async fn copy_under_old_name_is_kept() {
+async fn renamed_value_keeps_copy_under_old_name() {
     let app = App::new();
     let (mut browser, later) = (shopper(&app).await, build::<Trolley>(&app));
     assert_eq!(get::<Trolley>(&mut browser, &later).await, Trolley::default());

@@ -165,7 +165,7 @@ async fn tungstenite_client_has_session() {
     serving.abort();
 }
 
-// R29: the trace of a refused socket names the remedy, once a minute for each remedy, with the number of lines left
+// R29: the trace of a refused socket names the remedy, once a minute for each reason, with the number of lines left
 // out.
 #[tokio::test]
 async fn refused_socket_trace_names_remedy() {

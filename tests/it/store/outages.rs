@@ -88,7 +88,7 @@ async fn failed_load_is_traced_and_counted() {
     assert_eq!(node.sessions.stats().store_failures, 4);
 }
 
-// After a failed load the handler may answer as for a visitor: a cache must not give that answer to others.
+// A handler that did not get its session may answer as for a visitor: a cache must not give that answer to others.
 #[tokio::test]
 async fn failed_load_makes_response_private() {
     let app = App::new();

@@ -174,7 +174,8 @@ async fn refusal_lists_sixteen_shortened_names() {
     assert_eq!(ignored.json(), json!({ "stored": [], "ignored": said }));
 }
 
-// R26: a value that the cookie does not carry is limited in the body, and again in its own encoding.
+// R26: a value that the cookie does not carry is limited by the length of the body, and again by the length of the
+// type's own encoding.
 #[tokio::test]
 async fn oversized_server_value_is_refused() {
     let mut page = Page::new();
