@@ -164,12 +164,12 @@ impl CookieTier {
     /// Declares a place at which an earlier deploy set the cookie: that deploy's `path`, and its `domain` or `None`.
     /// Call `formerly` once for each such place.
     ///
-    /// Browsers distinguish cookies of one name by path and domain. A deploy that changes either leaves the earlier
-    /// cookie beside the new cookie. Of two tokens of one session, the newer token counts. Tokens of two sessions, as
-    /// after a sign-in, give no session ([`CloseReason::Ambiguous`](crate::CloseReason::Ambiguous)). For this reason
-    /// each response that answers a token of this application with a cookie also removes the cookie at each declared
-    /// place, and so does each response to a request with several tokens. Keep the declaration for the absolute
-    /// lifetime of a session.
+    /// Browsers distinguish cookies of one name by path and domain. A deploy that changes the path or the domain leaves
+    /// the earlier cookie beside the new cookie. Of two tokens of one session, the newer token counts. Tokens of two
+    /// sessions, as after a sign-in, give no session ([`CloseReason::Ambiguous`](crate::CloseReason::Ambiguous)). For
+    /// this reason each response that answers a token of this application with a cookie also removes the cookie at each
+    /// declared place, and so does each response to a request with several tokens. Keep the declaration for the
+    /// absolute lifetime of a session.
     #[must_use]
     pub fn formerly<'a>(mut self, path: impl Into<Cow<'static, str>>, domain: impl Into<Option<&'a str>>) -> Self {
         let domain = domain.into().map(|domain| Cow::Owned(domain.to_owned()));
@@ -200,9 +200,9 @@ impl CookieTier {
     /// the largest values. A write passes if the write does not make its owner's part larger. A sign-in passes within
     /// [`identity_room`](crate::SessionsBuilder::identity_room).
     ///
-    /// The first declared value of principal scope with copies in the browser halves the session's part. A session that
-    /// takes more than the half can refuse a sign-in (`TooLarge`) until the session has fewer values, and the oldest
-    /// values of the session may stay on the server alone once the user's part grows.
+    /// The first declared value of principal scope with copies in the browser halves the session's part. In a session
+    /// that takes more than the half, a sign-in may fail (`TooLarge`) until the session has fewer values. As the user's
+    /// part grows, the oldest values of such a session may stay on the server alone.
     #[must_use]
     pub const fn max_bytes(mut self, bytes: usize) -> Self {
         self.budget = bytes;

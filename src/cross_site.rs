@@ -100,9 +100,9 @@ impl CrossSiteRule {
     /// Returns whether another site caused a request for which a browser withholds a cookie of this `SameSite` (RFC
     /// 6265bis, 5.2), and how. A browser that withholds the cookie may still hold the cookie.
     ///
-    /// `Sec-Fetch-Site` decides where it is present. Without it, an `Origin` that fails [`check`](Self::check) counts
-    /// as another site's. A request with neither header counts as a request of no browser: an old browser's `<img>`
-    /// passes.
+    /// `Sec-Fetch-Site` decides where it is present. Without this header, an `Origin` that fails [`check`](Self::check)
+    /// counts as another site's. A request with neither header counts as a request of no browser: an old browser's
+    /// `<img>` passes.
     pub(crate) fn withheld(
         &self,
         (method, uri, headers): (&Method, &Uri, &HeaderMap),
@@ -181,8 +181,8 @@ fn is_addressed_to(origin: &Origin<&str>, uri: &Uri, headers: &HeaderMap) -> boo
     authority.and_then(host_and_port).is_some_and(|(host, port)| origin.is_at(host, port))
 }
 
-/// Returns the header's value, if there is exactly one: of two values, this server and a proxy might believe different
-/// ones.
+/// Returns the header's value, if there is exactly one: of two values, this server might believe the first, and a proxy
+/// the second.
 fn only(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {

@@ -239,7 +239,7 @@ pub enum CloseReason {
     Revoked,
     /// Another site caused the request: an upgrade, or a request with which the browser may have withheld the cookie
     /// ([`SameSite`](crate::SameSite)). The handle has no session and gets none. Behind a proxy that rewrites `Host`,
-    /// an upgrade of the application's own page looks the same; the trace names the remedy.
+    /// an upgrade of the application's own page looks like another site's; the trace names the remedy.
     CrossSite,
     /// The request brought tokens of several sessions, and an attacker may have planted one of them: none counts. A
     /// sign-in still begins a session. See [`CookieTier::formerly`](crate::CookieTier::formerly).

@@ -54,7 +54,7 @@ use self::{
 ///
 /// A handle is `Clone + Send + Sync + 'static` and outlives its request, so that a socket, a stream or a task can keep
 /// the handle. A read always gives the newest value of the record, from every writer: a load copies no values. Clones
-/// are the same handle: a renewal by one clone takes the other clones and all watches along.
+/// are the same handle: a renewal by one clone moves the other clones and all watches to the new id.
 ///
 /// A handle may have no session yet. Then computed tiers answer, and the first write begins a session.
 ///
@@ -252,8 +252,8 @@ impl Session {
     /// - `HeadSent` in a chain without memory, once the response head has left.
     /// - `Contended` where a shared store found the write outdated 32 times in a row.
     ///
-    /// `Unavailable` tells that a shared store did not answer. The store may have taken the write all the same: the
-    /// next load asks the store.
+    /// `Unavailable` tells that a shared store did not answer. The store may still have taken the write: the next load
+    /// asks the store.
     ///
     /// # Cancel safety
     ///

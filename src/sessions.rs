@@ -118,8 +118,8 @@ impl Sessions {
     /// - Where this node's clock is ahead, the call also ends sign-ins there shortly after the call.
     ///
     /// "Shortly" is the difference of the clocks, at most [`max_skew`](crate::SessionsBuilder::max_skew). A second call
-    /// after that time ends the missed sessions. After a restart with a clock that was set back, the same holds for
-    /// sessions from before the restart.
+    /// after that time ends the missed sessions. After a restart with a clock that was set back, the clocks decide
+    /// about this node's sessions from before the restart too.
     ///
     /// The identity value (`identify_by`) names the principal of a session at once. With `identify` the head of a
     /// request names the principal: a session without an open handle ends at its next request.

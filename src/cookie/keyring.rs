@@ -70,7 +70,7 @@ impl KeyRing {
     ///
     /// # Errors
     ///
-    /// Those of [`new`](Self::new), and a key is not hex.
+    /// The errors of [`new`](Self::new); and an error for a key that is not hex.
     pub fn from_hex(keys: &str) -> Result<Self, BuildError> {
         let keys: Vec<_> = (1..)
             .zip(keys.split(','))
@@ -86,7 +86,8 @@ impl KeyRing {
     ///
     /// # Errors
     ///
-    /// Those of [`from_hex`](Self::from_hex), and the variable is not set. Each error names the variable.
+    /// The errors of [`from_hex`](Self::from_hex); and an error if the variable is not set. Each error names the
+    /// variable.
     pub fn from_env(variable: &str) -> Result<Self, BuildError> {
         // Not `env::var`: its error prints a text that is not Unicode, which may be a key.
         let text = std::env::var_os(variable).ok_or_else(|| {
@@ -119,7 +120,7 @@ impl KeyRing {
     ///
     /// # Errors
     ///
-    /// Those of [`new`](Self::new). After an error the earlier keys stay.
+    /// The errors of [`new`](Self::new). After an error the earlier keys stay.
     pub fn replace(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<(), BuildError> {
         // Derived before the lock is taken: the caller's iterator may panic, or use this ring.
         let mut new = Keys::derive(0, keys)?;

@@ -7,13 +7,13 @@
 //! |--:|---|
 //! | 1 | flags: 1 the cookie ends with the browser, 2 a principal's tag follows, 4 a predecessor follows, 8 the predecessor's end ends this session, 16 an order follows |
 //! | 8 | generation: the shared store's stamp of the session's creation, 0 without a store |
-//! | 6 | time of the seal |
+//! | 6 | time at which the token was sealed |
 //! | 6 | time of the session's creation |
 //! | 6 | idle deadline |
 //! | 6 | absolute deadline |
-//! | 8 | birth: the version at which this id was minted |
+//! | 8 | birth: the version at which this id was made |
 //! | 6 | idle lifetime in milliseconds |
-//! | 8 | version of the session's own lifetime, 0 for the configured one |
+//! | 8 | version of the session's own lifetime, 0 for the configured lifetime |
 //! | 16 | principal's tag, if flagged |
 //! | 32 | predecessor: the id that this session had until a renewal or a sign-in less than 60 s before the token was sealed, if flagged |
 //! | | order, if flagged: see [`order`](super::order) |

@@ -1,4 +1,5 @@
-//! [`PlaintextBuffer`]: a payload before the seal or after the opening, in the buffer in which the cipher works.
+//! [`PlaintextBuffer`]: a payload before its encryption or after its decryption, in the buffer in which the cipher
+//! works.
 
 use std::fmt;
 

@@ -194,7 +194,7 @@ pub(crate) fn session_id_of(token: &[u8]) -> Option<SessionId> {
         let [a, b, c, d] = group.map(usize::from);
         let bits = SEXTETS[0][a] | SEXTETS[1][b] | SEXTETS[2][c] | SEXTETS[3][d];
         all |= bits;
-        // Writes four bytes, of which the next group replaces the last: one store is faster than three.
+        // Writes four bytes, of which the next group replaces the last: one write is faster than three.
         clear[3 * at..3 * at + 4].copy_from_slice(&(bits << 8).to_be_bytes());
     }
     if all >= OTHER {

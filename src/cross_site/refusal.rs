@@ -96,8 +96,8 @@ fn without_userinfo(authority: &[u8]) -> &[u8] {
     authority.rsplit(|byte| *byte == b'@').next().unwrap_or_default()
 }
 
-/// The throttles of the traces, one for each reason. Single origins have no throttle: clients choose them, without
-/// limit.
+/// The throttles of the traces, one for each reason. There is no throttle for each origin: clients can choose any
+/// number of origins.
 #[derive(Debug, Default)]
 pub(crate) struct RefusalTraces([Throttle; 7]);
 

@@ -34,7 +34,7 @@ impl Memory {
             }
         });
         let Some((seen, record)) = worst else { return false };
-        // This function holds the record too, so the record is still under its key and in the index. A record that was
+        // This function holds the record too, so the record is still in the map and in the index. A record that was
         // used or ended since the scan has another rank, and stays.
         let idle =
             |record: &Arc<Record>, _: &mut _| is_held_by(record, INTERNAL_REFS + 1) && rank(record) == Some(seen);

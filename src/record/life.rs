@@ -13,7 +13,7 @@ use crate::{
 /// The lifetime of a session: the idle limit, the absolute limit, and whether the cookie outlives the browser.
 ///
 /// [`SessionsBuilder`](crate::SessionsBuilder) configures the lifetime of all sessions;
-/// [`Session::set_lifetime`](crate::Session::set_lifetime) gives one session another.
+/// [`Session::set_lifetime`](crate::Session::set_lifetime) gives a single session another lifetime.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -90,7 +90,7 @@ struct RareFields {
 pub(crate) struct LifeFields<T = Millis> {
     /// The beginning of the session. `renew` keeps this time, so that the absolute deadline can't be pushed out.
     pub(crate) created: T,
-    /// The version at which the id was minted, which `end_all_sessions` compares.
+    /// The version at which the id was made, which `end_all_sessions` compares.
     pub(crate) birth: Version,
     pub(crate) absolute_deadline: T,
     pub(crate) idle: Duration,
@@ -149,7 +149,7 @@ impl SessionLife {
         self.created
     }
 
-    /// Returns the version at which the id was minted.
+    /// Returns the version at which the id was made.
     pub(crate) const fn birth(&self) -> Version {
         self.birth
     }

@@ -46,7 +46,7 @@ pub(crate) enum Kind {
 #[derive(Debug, Default)]
 pub(crate) struct PrincipalState {
     pub(crate) idle: Duration,
-    /// All sessions of this principal whose id was minted up to this version have ended.
+    /// All sessions of this principal whose id was made up to this version have ended.
     pub(crate) not_before: Version,
     /// The time at which `not_before` was set.
     pub(crate) revoked: Millis,
@@ -206,7 +206,7 @@ impl State {
         }
     }
 
-    /// Returns the version at which the session's id was minted. A version from a clock further ahead than the allowed
+    /// Returns the version at which the session's id was made. A version from a clock further ahead than the allowed
     /// skew is replaced by the beginning of the session in node time.
     pub(crate) fn birth(&self, time: &NodeClock, now: Millis) -> Option<Version> {
         match &self.kind {

@@ -44,10 +44,11 @@ pub(crate) struct SessionShared {
 /// The session that a handle stands for.
 #[derive(Clone, Debug)]
 pub(crate) enum Binding {
-    /// The request has no session yet, and a write begins one.
+    /// The request has no session yet, and a write begins a session.
     Anonymous,
     Live(Arc<Record>),
-    /// The request's id ended within the last minute. The request has no session, and a plain write may not begin one.
+    /// The request's id ended within the last minute. The request has no session, and a plain write may not begin a
+    /// session.
     Fenced(CloseReason),
     /// Another site caused the request, which has no session and gets none.
     CrossSite(CrossSite),
@@ -375,8 +376,8 @@ impl Flag {
     }
 
     pub(crate) fn set(&self) {
-        // Loads first: requests set a flag more than once, and a store would take the cache line from the cores of
-        // other clones.
+        // Reads the flag first: requests set a flag more than once, and a write would take the cache line from the
+        // cores of other clones.
         if !self.is_set() {
             self.0.store(true, Ordering::Release);
         }

@@ -6,9 +6,9 @@ use super::{Commit, Committed, OwnerId, StoreFuture, StoredEnd, StoredRecord};
 
 /// A shared store: the records of all nodes, by owner.
 ///
-/// A chain takes a store inside a [`SharedTier`](crate::SharedTier), and at most one: `.tier(SharedTier::new(store))`.
-/// The store keeps versions, takes writes, and decides whether a session exists. If the store fails, the load or the
-/// write fails, and nothing changes. `SpyStore` of the feature `testing` keeps this contract.
+/// A chain takes at most one store, inside a [`SharedTier`](crate::SharedTier): `.tier(SharedTier::new(store))`. The
+/// store keeps versions, takes writes, and decides whether a session exists. If the store fails, the load or the write
+/// fails, and nothing changes. `SpyStore` of the feature `testing` keeps this contract.
 ///
 /// # Contract
 ///

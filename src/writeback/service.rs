@@ -24,7 +24,7 @@ const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::
 /// | request | answer |
 /// |---|---|
 /// | `POST /` `{"name": value, …}` | 200 `{"stored": ["name", …]}`, or a refusal |
-/// | `POST /` `{"$relay": "…"}` | the same, for a [`RelayToken`](crate::RelayToken) |
+/// | `POST /` `{"$relay": "…"}` | the same answers, for a [`RelayToken`](crate::RelayToken) |
 /// | `POST /` with `Session-User: …` | values, only if the user's mark is still this mark from the event `state`; else 409 |
 /// | `GET /events` | server-sent events, of [`expose`](Self::expose)d and allowed values; 204 if the session has ended |
 /// | `GET /hook.js` | the browser hook, an ES module; `hook.d.ts` are its types |

@@ -96,8 +96,8 @@ impl StoreSync {
     }
 
     pub(crate) fn is_stale(&self) -> bool {
-        // Loads in the reverse order of a write's stores: a race with a write can only make the record look stale,
-        // never look fresh.
+        // Reads the counters in the reverse of the order in which a write changes them: a race with a write can
+        // only make the record look stale, never fresh.
         let read_after = self.read_after.load(Ordering::Acquire);
         let writing = self.in_flight.load(Ordering::Acquire);
         writing > 0 || self.abandoned_writes() > read_after

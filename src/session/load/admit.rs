@@ -74,8 +74,8 @@ fn settle(
     record.confirm();
     end_predecessor(shared, &record, token, now);
     if let Some(StoreAnswer { snapshot: Snapshot::Ended(_), .. }) = stored {
-        // The end counts as of now, since the store tells no time. A minute later the request counts as one without a
-        // token.
+        // The end counts from now on, since only the store's clock knows the time of the end. A minute later such a
+        // request counts as a request without a token.
         let _ = shared.end_as(&record, CloseReason::Destroyed, Successor::Unknown, now);
     }
     let life = &token.life;

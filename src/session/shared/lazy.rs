@@ -133,7 +133,7 @@ impl SessionShared {
     ///
     /// # Errors
     ///
-    /// `Invalid` if an end of the handle's session could not take back one more order.
+    /// `Invalid` if the handle has made so many orders that the end of its session could not void a further order.
     pub(in crate::session) fn note_order(&self, planned: IssuedOrder) -> Result<SessionId, WriteError> {
         // A removal names the ended sessions too.
         let ended = self.own_end().map_or(0, |ended| 1 + ended.others.len());

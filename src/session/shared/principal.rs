@@ -122,8 +122,8 @@ impl SessionShared {
         }
     }
 
-    /// Whether no user is signed in, by a cheap check that may err on one side: an identity value that no longer names
-    /// a user counts as a sign-in.
+    /// Whether no user is signed in, by a cheap check. The check may answer false without a user: an identity value
+    /// that no longer names a user counts as a sign-in.
     pub(in crate::session) fn is_anonymous(&self, bound: &Arc<Record>) -> bool {
         match &self.node.config.identity {
             Identity::Value { index, .. } => bound.read().values.slot(*index).is_none(),
