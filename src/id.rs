@@ -92,13 +92,6 @@ pub struct OwnerId([u8; 32]);
 /// room. No two principals have the same tag: 128 bits of SHA-256 don't collide.
 pub(crate) type PrincipalTag = [u8; 16];
 
-/// The purpose of a mark: a page gets one mark for the user and one mark for the session.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum PageMark {
-    User,
-    Session,
-}
-
 impl OwnerId {
     fn hash(kind: &[u8], audience: &str, id: &[u8]) -> Self {
         let mut hash = Sha256::new();
@@ -121,11 +114,7 @@ impl OwnerId {
 
     /// Returns a mark by which a page distinguishes owners: a hash for the purpose, so that the mark leads to no
     /// record.
-    pub(crate) fn mark(&self, purpose: PageMark) -> String {
-        let purpose: &[u8] = match purpose {
-            PageMark::User => b"layered-session user mark v1",
-            PageMark::Session => b"layered-session session mark v1",
-        };
+    pub(crate) fn mark(&self, purpose: &str) -> String {
         let hash = Sha256::new().chain_update(purpose).chain_update(self.0).finalize();
         hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }

@@ -7,7 +7,7 @@ use http::Extensions;
 use self::shared::{Binding, SessionShared};
 pub(crate) use self::{read::Access, shared::ValueRevision};
 use crate::{
-    config::Identity,
+    config::{DEFAULT, Identity},
     error::{MissingSession, TierError, WriteError, WriteErrorKind},
     id::Principal,
     node::Node,
@@ -107,6 +107,12 @@ impl Session {
         self.guard.shared()
     }
 
+    /// Returns the state, and marks that the response depends on the session.
+    fn touched(&self) -> &SessionShared {
+        self.shared().flags.touched.set();
+        self.shared()
+    }
+
     /// Returns the session of a request, as the innermost layer has put it into the request's extensions.
     ///
     /// A load waits only for a shared store, and for a source whose future is not ready.
@@ -163,15 +169,15 @@ impl Session {
 
     /// Returns the tier that answers for `V`.
     pub fn value_source<V: SessionValue>(&self) -> ValueSource {
-        ValueSource { tier: self.resolve::<V>().map_or(read::FALLBACK_TIER, |(_, tier)| tier) }
+        ValueSource { tier: self.resolve::<V>().map_or(DEFAULT, |(_, tier)| tier) }
     }
 
     /// Returns the answer of each tier for `V`, to find out why a value is as it is. All tiers are asked, so `explain`
     /// costs more than a read.
     pub fn explain<V: SessionValue>(&self) -> Explanation {
-        self.shared().flags.touched.set();
-        let index = read::declared_index::<V>(self.shared());
-        index.map(|index| explain::explain(self.shared(), index, Access::Touch)).unwrap_or_default()
+        let shared = self.touched();
+        let index = read::declared_index::<V>(shared);
+        index.map(|index| explain::explain(shared, index, Access::Touch)).unwrap_or_default()
     }
 
     /// Returns whether the chain declares `V`.
@@ -180,45 +186,41 @@ impl Session {
     }
 
     fn resolve<V: SessionValue>(&self) -> Option<(V, &'static str)> {
-        let shared = self.shared();
-        shared.flags.touched.set();
+        let shared = self.touched();
         let now = shared.node.now();
         let index = read::declared_index::<V>(shared)?;
         let look = read::stored(shared, index, now, Access::Touch);
-        read::answer(shared, index, &look.stored, now, |json| value::decode::<V>(json))
+        read::answer(shared, index, &look, now, |json| value::decode::<V>(json))
     }
 
     /// Returns whether the request brought no living session: no session lives, or this handle began the session.
     pub fn is_new(&self) -> bool {
-        self.shared().flags.touched.set();
-        match self.shared().live(self.shared().node.now()) {
-            Ok(_) => self.shared().flags.begun_here.is_set(),
-            Err(_) => true,
-        }
+        let shared = self.touched();
+        shared.live(shared.node.now()).is_err() || shared.flags.begun_here.is_set()
     }
 
     /// Returns when the session began; `None` without a session. A renewal keeps this time. A sign-in begins a new
     /// session, with a new time.
     pub fn created_at(&self) -> Option<SystemTime> {
-        self.shared().flags.touched.set();
-        let record = self.shared().live(self.shared().node.now()).ok()?;
+        let shared = self.touched();
+        let record = shared.live(shared.node.now()).ok()?;
         match &record.read().kind {
-            Kind::Session { life, .. } => Some(self.shared().node.time.wall(life.created()).time()),
+            Kind::Session { life, .. } => Some(shared.node.time.wall(life.created()).time()),
             _ => None,
         }
     }
 
     /// Returns when the session ends without a further use; `None` without a session.
     pub fn expires_at(&self) -> Option<SystemTime> {
-        self.shared().flags.touched.set();
-        let record = self.shared().live(self.shared().node.now()).ok()?;
-        Some(self.shared().node.time.wall(record.deadline()).time())
+        let shared = self.touched();
+        let record = shared.live(shared.node.now()).ok()?;
+        Some(shared.node.time.wall(record.deadline()).time())
     }
 
     /// Returns the principal, the signed-in user, from `identify` or `identify_by`. `None` once the session is over.
     pub fn principal(&self) -> Option<Principal> {
-        self.shared().flags.touched.set();
-        self.shared().principal(self.shared().node.now()).map(|resolved| resolved.principal.clone())
+        let shared = self.touched();
+        shared.principal(shared.node.now()).map(|resolved| resolved.principal.clone())
     }
 
     // Writing.

@@ -141,7 +141,7 @@ impl Value {
         let explanation = explain(shared, index, Access::Peek);
         let read = |json: &[u8]| (declared.check)(json).map(|()| Json::from(json));
         let look = read::stored(shared, index, now, Access::Peek);
-        let answer = read::answer(shared, index, &look.stored, now, read);
+        let answer = read::answer(shared, index, &look, now, read);
         let expires = declared.max_age.and_then(|_| read::value_ends(shared, index, now));
         let answers: Vec<_> = explanation.answers().collect();
         let facts = json!({

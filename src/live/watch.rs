@@ -89,13 +89,13 @@ impl<V: SessionValue + Default> Stream for Watch<V> {
             let Ok(look) = read::peek(shared, *index, now) else {
                 return Next::Item(None);
             };
-            let json = look.stored.json();
-            if seen.as_ref().is_some_and(|(revision, seen)| *revision == look.revision && seen.as_ref() == json) {
+            let now_seen = Some((look.revision(), look.json().cloned()));
+            if now_seen == *seen {
                 return Next::Idle(look.ends);
             }
-            *seen = Some((look.revision, json.cloned()));
+            *seen = now_seen;
             let decode = |json: &[u8]| value::decode::<V>(json);
-            let answer = index.and_then(|index| read::answer(shared, index, &look.stored, now, decode));
+            let answer = index.and_then(|index| read::answer(shared, index, &look, now, decode));
             Next::Last(Some(answer.map_or_else(V::default, |(value, _)| value)), look.ends)
         })
     }

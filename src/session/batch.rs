@@ -56,22 +56,20 @@ use crate::{
 #[must_use = "nothing is written until `commit` is called and awaited"]
 pub struct Batch<'a> {
     session: &'a Session,
-    steps: Vec<Step<'a>>,
-    error: Option<WriteError>,
+    steps: Result<Vec<Step<'a>>, WriteError>,
 }
 
 type Reread<'a> = Box<dyn FnMut(&SessionShared, Millis) -> Result<Mutation, WriteError> + Send + 'a>;
 
 enum Step<'a> {
-    Set(Mutation),
-    Remove(Mutation),
+    Change(Mutation),
     Update(ValueIndex, Reread<'a>),
 }
 
 impl Step<'_> {
     const fn index(&self) -> ValueIndex {
         match self {
-            Self::Set(change) | Self::Remove(change) => change.index,
+            Self::Change(change) => change.index,
             Self::Update(index, _) => *index,
         }
     }
@@ -79,12 +77,12 @@ impl Step<'_> {
 
 impl<'a> Batch<'a> {
     pub(super) const fn new(session: &'a Session) -> Self {
-        Self { session, steps: Vec::new(), error: None }
+        Self { session, steps: Ok(Vec::new()) }
     }
 
     /// Writes a value.
     pub fn set<V: SessionValue>(self, value: V) -> Self {
-        self.step(|session| session.written(&value).map(Step::Set))
+        self.step(|session| session.written(&value).map(Step::Change))
     }
 
     /// Changes the present value at the time of the commit. The closure may run more than once.
@@ -99,18 +97,15 @@ impl<'a> Batch<'a> {
 
     /// Removes a value.
     pub fn remove<V: SessionValue>(self) -> Self {
-        self.step(|session| Ok(Step::Remove(Mutation::remove(session.writable::<V>()?, V::NAME))))
+        self.step(|session| Ok(Step::Change(Mutation::remove(session.writable::<V>()?, V::NAME))))
     }
 
     /// Adds a step, unless an earlier step has failed: [`commit`](Self::commit) returns the first error.
     fn step(mut self, step: impl FnOnce(&Session) -> Result<Step<'a>, WriteError>) -> Self {
-        if self.error.is_some() {
-            return self;
-        }
-        match step(self.session) {
-            Ok(step) => self.steps.push(step),
-            Err(error) => self.error = Some(error),
-        }
+        self.steps = self.steps.and_then(|mut steps| {
+            steps.push(step(self.session)?);
+            Ok(steps)
+        });
         self
     }
 
@@ -126,11 +121,8 @@ impl<'a> Batch<'a> {
     /// A dropped `commit` has written all of the values or none. With a shared store the store decides, and the next
     /// load asks the store.
     pub async fn commit(self) -> Result<(), WriteError> {
-        let Self { session, mut steps, error } = self;
-        if let Some(error) = error {
-            return Err(error);
-        }
-        let shared = session.shared();
+        let Self { session, steps } = self;
+        let (shared, mut steps) = (session.shared(), steps?);
         let Some(scope) = one_scope(shared, &steps)? else { return Ok(()) };
         let rereads = steps.iter().any(|step| matches!(step, Step::Update(..)));
         let now = shared.node.now();
@@ -145,9 +137,9 @@ impl<'a> Batch<'a> {
             let mut changes = Vec::with_capacity(steps.len());
             for step in &mut steps {
                 match step {
-                    Step::Set(change) => changes.push(change.clone()),
-                    Step::Remove(change) if read::has_stored(shared, change.index, now) => changes.push(change.clone()),
-                    Step::Remove(_) => {}
+                    // A removal without a stored copy is no write.
+                    Step::Change(change) if change.json.is_none() && !read::has_stored(shared, change.index, now) => {}
+                    Step::Change(change) => changes.push(change.clone()),
                     Step::Update(_, reread) => changes.push(reread(shared, now)?),
                 }
             }
@@ -187,7 +179,7 @@ fn one_scope(shared: &SessionShared, steps: &[Step<'_>]) -> Result<Option<Scope>
 
 impl fmt::Debug for Batch<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Batch").field("steps", &self.steps.len()).finish_non_exhaustive()
+        f.debug_struct("Batch").field("steps", &self.steps.as_ref().map_or(0, Vec::len)).finish_non_exhaustive()
     }
 }
 
@@ -200,11 +192,11 @@ fn updated<V: SessionValue + Default>(
 ) -> Result<(Mutation, V), WriteError> {
     shared.flags.touched.set();
     let look = read::stored(shared, index, now, Access::Touch);
-    let answer = read::answer(shared, index, &look.stored, now, |json| value::decode::<V>(json));
+    let answer = read::answer(shared, index, &look, now, |json| value::decode::<V>(json));
     let mut value = answer.map(|(value, _)| value).unwrap_or_default();
     update(&mut value);
     let json = value::encode(&value).map_err(|flaw| flaw.into_write_error(V::NAME))?;
-    let replaces = Some(look.revision.map_or(Version::ZERO, |(_, version)| version));
+    let replaces = Some(look.stored.map_or(Version::ZERO, |stored| stored.version));
     Ok((Mutation { replaces, ..Mutation::set(index, V::NAME, json) }, value))
 }
 
@@ -236,10 +228,8 @@ pub(super) async fn take<V: SessionValue>(shared: &SessionShared, index: ValueIn
     loop {
         // Without a value to take, `take` writes nothing. A write would fail in a closed session and in a request that
         // may begin no session, and a page that asks for a message must work there too.
-        let Stored::Copy { json, version, .. } = read::stored(shared, index, shared.node.now(), Access::Touch).stored
-        else {
-            return Ok(None);
-        };
+        let stored = read::stored(shared, index, shared.node.now(), Access::Touch).stored;
+        let Some(Stored { json: Some(json), version, .. }) = stored else { return Ok(None) };
         let change = Mutation { replaces: Some(version), ..Mutation::remove(index, V::NAME) };
         if attempts.settle(commit::try_commit(shared, scope, WriteScope::Values, &[change]).await)?.is_some() {
             return Ok(value::decode(&json).ok());

@@ -3,13 +3,13 @@
 use std::fmt;
 
 use super::{
-    read::{self, Access, FALLBACK_TIER, Stored},
+    read::{self, Access},
     shared::SessionShared,
 };
 use crate::{
-    config::{COOKIE, MEMORY},
+    config::{COOKIE, DEFAULT, MEMORY},
     record::values::StoredValue,
-    value::ValueIndex,
+    value::{Json, ValueIndex},
     version::Version,
 };
 
@@ -54,7 +54,7 @@ impl fmt::Display for Explanation {
         for (tier, answer) in &self.answers {
             write!(f, "{tier}: {answer}; ")?;
         }
-        write!(f, "answer: {}", self.winner.unwrap_or(FALLBACK_TIER))
+        write!(f, "answer: {}", self.winner.unwrap_or(DEFAULT))
     }
 }
 
@@ -77,14 +77,17 @@ pub(crate) fn explain(shared: &SessionShared, index: ValueIndex, access: Access)
         Ok(()) => TierAnswer::Value(version),
         Err(_) => TierAnswer::NotValid,
     };
-    let stored = read::stored(shared, index, now, access).stored;
+    let of_copy = |json: Option<&Json>, version| match json {
+        Some(json) => judge(json, Some(version)),
+        None => TierAnswer::Removed(version),
+    };
+    let look = read::stored(shared, index, now, access);
     let record = shared.record_of(declared.scope, now).filter(|_| declared.in_cookie());
     let unread = record.and_then(|record| record.read().values.unread(index).map(|copy| copy.value.clone()));
-    let (tier, answer) = match &stored {
-        Stored::Copy { json, version, tier } => (*tier, judge(json, Some(*version))),
-        Stored::Tombstone { version, tier } => (*tier, TierAnswer::Removed(*version)),
-        Stored::Nothing => (MEMORY, TierAnswer::Nothing),
-    };
+    let (tier, answer) = look
+        .stored
+        .as_ref()
+        .map_or((MEMORY, TierAnswer::Nothing), |stored| (stored.tier, of_copy(stored.json.as_ref(), stored.version)));
     let mut answers = Vec::new();
     // The record holds the copies of memory and of the cookie together. The tier of the winning copy gets the answer,
     // and the cookie gets an unread newer copy.
@@ -92,8 +95,7 @@ pub(crate) fn explain(shared: &SessionShared, index: ValueIndex, access: Access)
         let answer = match (name, &unread) {
             (MEMORY, _) if shared.node.memory.is_none() => continue,
             (name, _) if name == tier => answer,
-            (COOKIE, Some(StoredValue { version, json: Some(json), .. })) => judge(json, Some(*version)),
-            (COOKIE, Some(StoredValue { version, json: None, .. })) => TierAnswer::Removed(*version),
+            (COOKIE, Some(StoredValue { version, json, .. })) => of_copy(json.as_ref(), *version),
             _ => TierAnswer::Nothing,
         };
         answers.push((name, answer));
@@ -102,6 +104,6 @@ pub(crate) fn explain(shared: &SessionShared, index: ValueIndex, access: Access)
         let answer = read::computed(shared, index, now).find(|(name, _)| *name == computed.name());
         answers.push((computed.name(), answer.map_or(TierAnswer::Nothing, |(_, json)| judge(json, None))));
     }
-    let winner = read::answer(shared, index, &stored, now, |json| (declared.check)(json)).map(|(_, tier)| tier);
+    let winner = read::answer(shared, index, &look, now, |json| (declared.check)(json)).map(|(_, tier)| tier);
     Explanation { answers, winner }
 }

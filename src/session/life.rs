@@ -17,9 +17,9 @@ impl Session {
     ///
     /// `touch` waits for nothing: the first poll completes the call.
     pub async fn touch(&self) -> Result<(), WriteError> {
-        self.shared().flags.touched.set();
-        let now = self.shared().node.now();
-        match self.shared().live(now) {
+        let shared = self.touched();
+        let now = shared.node.now();
+        match shared.live(now) {
             Ok(record) => record.touch(now),
             Err(Some(reason)) => return Err(WriteError::closed(reason)),
             Err(None) => {}

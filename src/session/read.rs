@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::shared::{Binding, SessionShared, ValueRevision};
 use crate::{
-    config::{COOKIE, ComputedAnswer, DEFAULT, Identity, MEMORY},
+    config::{COOKIE, ComputedAnswer, Identity, MEMORY},
     error::CloseReason,
-    id::{PageMark, RecordKey},
+    id::RecordKey,
     memory::record::Record,
     record::{
         state::State,
@@ -18,39 +18,32 @@ use crate::{
     version::Version,
 };
 
-/// The answer of the stored tiers for a value.
-#[derive(Debug, Default)]
-pub(crate) enum Stored {
-    Copy {
-        json: Json,
-        version: Version,
-        tier: &'static str,
-    },
-    Tombstone {
-        version: Version,
-        tier: &'static str,
-    },
-    #[default]
-    Nothing,
-}
-
-impl Stored {
-    /// Returns the bytes of a copy.
-    pub(crate) const fn json(&self) -> Option<&Json> {
-        match self {
-            Self::Copy { json, .. } => Some(json),
-            Self::Tombstone { .. } | Self::Nothing => None,
-        }
-    }
+/// The copy of a value in the stored tiers.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    key: RecordKey,
+    pub(crate) version: Version,
+    /// The bytes; `None` for a removal.
+    pub(crate) json: Option<Json>,
+    pub(crate) tier: &'static str,
 }
 
 /// A look at a value of the stored tiers.
 #[derive(Debug, Default)]
 pub(crate) struct Look {
-    pub(crate) stored: Stored,
-    pub(crate) revision: ValueRevision,
+    pub(crate) stored: Option<Stored>,
     /// The time at which the copy or its record ends without further use; `None` without a record.
     pub(crate) ends: Option<Millis>,
+}
+
+impl Look {
+    pub(crate) fn json(&self) -> Option<&Json> {
+        self.stored.as_ref()?.json.as_ref()
+    }
+
+    pub(crate) fn revision(&self) -> ValueRevision {
+        self.stored.as_ref().map(|stored| (stored.key, stored.version))
+    }
 }
 
 /// Whether a look at a value counts as use. A watch looks at each wake-up of its task. If these looks counted, the
@@ -60,9 +53,6 @@ pub(crate) enum Access {
     Touch,
     Peek,
 }
-
-/// The name under which `V::default()` answers.
-pub(crate) const FALLBACK_TIER: &str = DEFAULT;
 
 /// A value or a removal, as seen last by a stream of changes.
 #[derive(Clone, Copy, PartialEq)]
@@ -157,29 +147,26 @@ fn look_in(
     let state = record.read_live(now)?;
     let record_ends = state.deadline(record.used());
     let Some(copy) = index.and_then(|index| state.slot(schema, index, now)) else {
-        return Ok(Look { ends: Some(record_ends), ..Look::default() });
+        return Ok(Look { stored: None, ends: Some(record_ends) });
     };
     let ValueSlot { index, value: StoredValue { version, json, .. }, .. } = copy;
     let from_cookie = shared.request_token.from_cookie.contains(&(*index, *version)) || shared.node.memory.is_none();
     // The unread newer copy answers only after memory's copy has expired. The cookie brought that newer copy.
     let tier = if from_cookie || state.values.is_unread(copy) { COOKIE } else { MEMORY };
-    let stored = match json {
-        Some(json) => Stored::Copy { json: json.clone(), version: *version, tier },
-        None => Stored::Tombstone { version: *version, tier },
-    };
+    let stored = Stored { key: *record.key(), version: *version, json: json.clone(), tier };
     let ends = copy.value.expires(schema.get(*index).max_age).map_or(record_ends, |end| end.min(record_ends));
-    Ok(Look { stored, revision: Some((*record.key(), *version)), ends: Some(ends) })
+    Ok(Look { stored: Some(stored), ends: Some(ends) })
 }
 
 /// Returns the first answer that `read` accepts, with its tier: the stored copy, or else a computed answer.
 pub(crate) fn answer<T>(
     shared: &SessionShared,
     index: ValueIndex,
-    stored: &Stored,
+    look: &Look,
     now: Millis,
     mut read: impl FnMut(&[u8]) -> Result<T, ValueError>,
 ) -> Option<(T, &'static str)> {
-    if let Stored::Copy { json, tier, .. } = stored
+    if let Some(Stored { json: Some(json), tier, .. }) = &look.stored
         && let Some(value) = readable(shared, index, tier, read(json))
     {
         return Some((value, tier));
@@ -231,7 +218,7 @@ pub(crate) fn ends(shared: &SessionShared, now: Millis) -> Option<Millis> {
 pub(crate) fn value_ends(shared: &SessionShared, index: ValueIndex, now: Millis) -> Option<Millis> {
     let record = shared.record_of(shared.node.config.schema.get(index).scope, now)?;
     let look = look_in(shared, &record, Some(index), now).ok()?;
-    look.revision.and(look.ends)
+    look.stored.and(look.ends)
 }
 
 /// Returns each stored value and removal visible to this handle, and the records of these values.
@@ -286,13 +273,18 @@ pub(super) fn has_stored(shared: &SessionShared, index: ValueIndex, now: Millis)
 
 /// Returns the mark of the signed-in user for pages, the same on every node; empty without a user.
 pub(crate) fn user_mark(shared: &SessionShared) -> String {
-    shared.principal(shared.node.now()).map_or_else(String::new, |principal| principal.owner.mark(PageMark::User))
+    shared
+        .principal(shared.node.now())
+        .map_or_else(String::new, |principal| principal.owner.mark("layered-session user mark v1"))
 }
 
 /// Returns the mark of the session for pages, the same on every node; empty without a session.
 pub(crate) fn session_mark(shared: &SessionShared) -> String {
     let record = shared.live(shared.node.now());
-    record.map_or_else(|_| String::new(), |record| shared.node.config.owner(&record.id()).mark(PageMark::Session))
+    record.map_or_else(
+        |_| String::new(),
+        |record| shared.node.config.owner(&record.id()).mark("layered-session session mark v1"),
+    )
 }
 
 /// Notes the beginning of a watch. In an ordinary request the beginning counts as use, as a read does. The rest of the

@@ -75,13 +75,13 @@ impl Events {
                 };
                 // Compare the stored bytes: a type with a `HashMap` may encode the same value in another order each
                 // time.
-                let now_seen = (look.revision, look.stored.json().cloned());
+                let now_seen = (look.revision(), look.json().cloned());
                 if !opening && now_seen == *seen {
                     continue;
                 }
                 *seen = now_seen;
                 // Encoded by the type, since a source may format its JSON in another way.
-                match read::answer(shared, *index, &look.stored, now, |json| (declared.normalize)(json)) {
+                match read::answer(shared, *index, &look, now, |json| (declared.normalize)(json)) {
                     Some((json, _)) if is_exact_in_pages(&json) => set.push((declared.name, json)),
                     // The page may have an older value, which must not stay.
                     Some(_) => {
