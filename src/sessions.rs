@@ -20,8 +20,8 @@ use crate::{
     id::Principal,
     node::Node,
     notify::{HandleWakers, Subscribers},
-    session::{Session, end, loader::Loader},
-    tier::outside::{SharedTier, SourceTier, trace_missing_layer},
+    session::{Session, end, loader},
+    tier::outside::{SharedTier, SourceTier},
 };
 
 pub(crate) mod builder;
@@ -81,15 +81,7 @@ impl Sessions {
     ///
     /// As [`Session::load`].
     pub async fn load(&self, extensions: &Extensions) -> Result<Session, MissingSession> {
-        match Loader::of(extensions, &self.node) {
-            Some(loader) => loader.load().await,
-            None => {
-                if let Some(left_out) = self.node.missing_layers.note(&self.node.time) {
-                    trace_missing_layer(left_out);
-                }
-                Err(MissingSession::no_layer())
-            }
-        }
+        loader::load(extensions, &self.node).await
     }
 
     /// Returns a handle of a principal's values outside of any request, for jobs and webhooks. A write of a

@@ -65,17 +65,14 @@ pub(crate) struct ResponseHeaders<'a> {
 /// the cookie.
 pub(crate) fn set_cookie(shared: &SessionShared, now: Millis) -> Option<HeaderValue> {
     let cookie = &shared.node.config.cookie;
-    let record = match shared.live(now) {
-        Ok(record) => record,
-        Err(_) => {
-            let ended_here = shared.has_ended_own() && !shared.request_token.cookie_tokens().is_nothing();
-            return if ended_here { cookie.removal() } else { None };
-        }
+    let Ok(record) = shared.live(now) else {
+        let ended_here = shared.has_ended_own() && !shared.request_token.cookie_tokens().is_nothing();
+        return if ended_here { cookie.removal() } else { None };
     };
     if !shared.flags.touched.is_set() || !is_behind(shared, &record, now) {
         return None;
     }
-    let CookiePayload { ends_with_browser, written, snapshot, cut } = build_payload(shared, &record, now)?;
+    let CookiePayload { ends_with_browser, written, snapshot, cut } = build_payload(shared, &record, None, now)?;
     note_over_budget(shared, &written, now);
     let ends_in = (!ends_with_browser).then(|| snapshot.deadline.since(now));
     let made = cookie.creation(&shared.node.config.audience, &record.id(), written.finish(), ends_in);
@@ -149,26 +146,12 @@ pub(super) fn is_sealed(shared: &SessionShared, record: &Arc<Record>, now: Milli
     }
 }
 
-/// Returns the whole content of a cookie. A payload is no use of the session: an open page, which is told of the writes
+/// Returns the whole content of a cookie, also as the payload of an order. A payload is no use of the session: an open page, which is told of the writes
 /// of a job, must not keep the session alive after its user has left (OWASP ASVS 7.3.1).
 ///
 /// The payload is written while the values are read, under the records' locks: a list of copies in between was a fifth
 /// of the cost of a cookie.
-pub(super) fn build_payload(shared: &SessionShared, record: &Arc<Record>, now: Millis) -> Option<CookiePayload> {
-    build_payload_with(shared, record, None, now)
-}
-
-/// Returns the payload of an order for this session, with the whole content of a cookie.
-pub(super) fn build_order_payload(
-    shared: &SessionShared,
-    record: &Arc<Record>,
-    order: &Order,
-    now: Millis,
-) -> Option<Writer> {
-    build_payload_with(shared, record, Some(order), now).map(|payload| payload.written)
-}
-
-fn build_payload_with(
+pub(super) fn build_payload(
     shared: &SessionShared,
     record: &Arc<Record>,
     order: Option<&Order>,
@@ -261,26 +244,24 @@ fn rewrite(shared: &SessionShared, head: &Head, order: Option<&Order>, written: 
 /// Returns the headers for a response whose head is about to leave.
 pub(crate) fn response_headers(shared: &SessionShared, upgrade: bool) -> ResponseHeaders<'_> {
     shared.flags.head_sent.set();
-    if upgrade {
-        return ResponseHeaders { touched: false, removals: &[], cookie: None };
+    let touched = !upgrade && shared.flags.touched.is_set();
+    let mut out = ResponseHeaders { touched, removals: &[], cookie: None };
+    if upgrade || is_left_to_inner(shared) {
+        return out;
     }
-    let touched = shared.flags.touched.is_set();
-    if is_left_to_inner(shared) {
-        return ResponseHeaders { touched, removals: &[], cookie: None };
+    if touched && !is_current(shared) {
+        out.cookie = set_cookie(shared, shared.node.now());
     }
-    let needs_check = touched && !is_current(shared);
-    let cookie = if needs_check { set_cookie(shared, shared.node.now()) } else { None };
     let removes = match shared.request_token.opened() {
         0 => false,
-        1 => cookie.is_some(),
+        1 => out.cookie.is_some(),
         // A request that another site caused must not remove a cookie that the browser withheld.
         _ => !matches!(shared.binding(), Binding::CrossSite(_)),
     };
-    ResponseHeaders {
-        touched,
-        removals: if removes { shared.node.config.cookie.former_removals() } else { &[] },
-        cookie,
+    if removes {
+        out.removals = shared.node.config.cookie.former_removals();
     }
+    out
 }
 
 /// Returns whether an inner layer has added the headers for this handle's session.

@@ -37,7 +37,7 @@ pub(crate) fn cookie_size(shared: &SessionShared, now: Millis) -> CookieSize {
     let principal_json = principal_json.unwrap_or(empty);
     let context = shared.node.write_context(Scope::Session, now);
     let Some((record, payload)) = shared.live(now).ok().and_then(|record| {
-        let payload = build_payload(shared, &record, now)?;
+        let payload = build_payload(shared, &record, None, now)?;
         Some((record, payload))
     }) else {
         let session_json = shared.node.empty_session(now).json_room(context);

@@ -1,7 +1,6 @@
 //! The loader in a request's extensions: loads the session once, at the first use.
 
 use std::{
-    fmt,
     future::Future,
     pin::{Pin, pin},
     sync::{
@@ -22,8 +21,14 @@ use super::{
     shared::{Binding, SessionShared},
 };
 use crate::{
-    config::Reads, cookie::header::Fields, cross_site::refusal::CrossSiteRefusal, error::MissingSession, id::Principal,
-    node::Node, sync::Mutex, tier::outside::WaitPolicy,
+    config::Reads,
+    cookie::header::Fields,
+    cross_site::refusal::CrossSiteRefusal,
+    error::MissingSession,
+    id::Principal,
+    node::Node,
+    sync::Mutex,
+    tier::outside::{WaitPolicy, trace_missing_layer},
 };
 
 /// The session of a request, or the request head until the first load. No look-up happens before a handler loads.
@@ -104,7 +109,7 @@ impl Future for LoadFuture {
 }
 
 /// The entry in a request's extensions, with the loader of the innermost layer.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct LoaderHandle {
     pub(crate) loader: Arc<Loader>,
     /// The entry of the next outer layer. A handle that outlives the request doesn't hold that layer's loader.
@@ -134,13 +139,27 @@ impl LoaderHandle {
     /// Returns the loader of another layer of the same node, if the loader belongs to the same request: the Cookie
     /// fields are the same, and the response head has not left.
     pub(crate) fn same_request(&self, node: &Arc<Node>, cookies: Option<&Fields>) -> Option<Arc<Loader>> {
-        let mut loading = self;
-        while !loading.loader.is_of(node) {
-            loading = loading.outer.as_deref()?;
-        }
-        let same = !loading.loader.head_has_left() && loading.loader.has_cookies(cookies);
-        same.then(|| Arc::clone(&loading.loader))
+        self.of(node).filter(|loader| !loader.head_has_left() && loader.has_cookies(cookies))
     }
+
+    /// Returns the loader of a node, among the loaders of nested layers.
+    fn of(&self, node: &Arc<Node>) -> Option<Arc<Loader>> {
+        match self.loader.is_of(node) {
+            true => Some(Arc::clone(&self.loader)),
+            false => self.outer.as_ref()?.of(node),
+        }
+    }
+}
+
+/// Loads the session that the layers of a node have noted in the request's extensions.
+pub(crate) async fn load(extensions: &Extensions, node: &Arc<Node>) -> Result<Session, MissingSession> {
+    if let Some(loader) = extensions.get::<LoaderHandle>().and_then(|handle| handle.of(node)) {
+        return loader.load().await;
+    }
+    if let Some(left_out) = node.missing_layers.note(&node.time) {
+        trace_missing_layer(left_out);
+    }
+    Err(MissingSession::no_layer())
 }
 
 impl HandleGuard {
@@ -184,18 +203,6 @@ impl Loader {
     /// Returns the loader of a job's handle, which belongs to no request.
     pub(crate) fn of_job(shared: SessionShared) -> Arc<Self> {
         Arc::new(Self { shared: shared.into(), ..Self::default() })
-    }
-
-    /// Returns the loader of a node, among the loaders of nested layers.
-    pub(crate) fn of(extensions: &Extensions, node: &Arc<Node>) -> Option<Arc<Self>> {
-        let mut loading = extensions.get::<LoaderHandle>();
-        while let Some(LoaderHandle { loader, outer, .. }) = loading {
-            if loader.is_of(node) {
-                return Some(Arc::clone(loader));
-            }
-            loading = outer.as_deref();
-        }
-        None
     }
 
     /// Runs `look` with the node. The arrival holds the node before the load, and the session after the load.
@@ -363,15 +370,6 @@ impl Loader {
         {
             shared.node.refusals.tell(refused, shared.node.now());
         }
-    }
-}
-
-impl fmt::Debug for Loader {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Loader")
-            .field("loaded", &self.loaded().is_some())
-            .field("handles", &(self.handles.load(Ordering::Relaxed) & !(HEAD_SENT | WAITED)))
-            .finish_non_exhaustive()
     }
 }
 

@@ -1,7 +1,9 @@
 //! Relay, birth and turn tokens: the tokens that a page brings to the writeback endpoint.
 
-use std::sync::Arc;
-use std::{fmt, sync::atomic::Ordering};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+};
 
 use super::{
     load::{
@@ -16,7 +18,7 @@ use crate::{
     error::{CloseReason, WriteError},
     id::{RecordKey, SessionId},
     memory::{SessionLookup, record::Record},
-    node::{Node, accepted_nonces::NotAccepted},
+    node::Node,
     record::values::Resolution,
     tier::Snapshot,
     time::Millis,
@@ -75,13 +77,9 @@ use crate::{
 /// # Ok(()) }
 /// ```
 #[derive(Clone, PartialEq, Eq)]
-pub struct RelayToken(String);
+pub struct RelayToken(pub(super) String);
 
 impl RelayToken {
-    pub(super) const fn new(text: String) -> Self {
-        Self(text)
-    }
-
     /// Returns the text to send: a letter, a point, and base64url.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -134,25 +132,17 @@ impl RelayRefused {
     }
 }
 
-impl From<NotAccepted> for RelayRefused {
-    fn from(reason: NotAccepted) -> Self {
-        match reason {
-            NotAccepted::Used => Self::Used,
-            NotAccepted::Full => Self::Busy,
-        }
-    }
-}
-
 impl From<WriteError> for RelayRefused {
     fn from(error: WriteError) -> Self {
         Self::Write(error)
     }
 }
 
-/// The prefixes of a page's tokens. Each prefix names the purpose for which its token is sealed.
-pub(super) const RELAY_PREFIX: &str = "r.";
-pub(super) const BIRTH_PREFIX: &str = "b.";
-pub(super) const TURN_PREFIX: &str = "t.";
+/// A kind of a page's tokens: the prefix, and the purpose for which the token is sealed.
+pub(super) type TokenKind = (&'static str, Purpose);
+pub(super) const RELAY: TokenKind = ("r.", Purpose::Relay);
+pub(super) const BIRTH: TokenKind = ("b.", Purpose::Birth);
+pub(super) const TURN: TokenKind = ("t.", Purpose::Turn);
 
 /// A relay token that has been opened: genuine and not expired. Its session has not been compared with the request's.
 pub(crate) struct OpenedRelay {
@@ -167,8 +157,8 @@ impl OpenedRelay {
     /// Opens a token that a page brings. No session is needed, so that a token can be refused before the load.
     pub(crate) fn open(node: &Node, token: &str, page: PageOrigin) -> Result<Self, RelayRefused> {
         let now = node.now();
-        let purposes = [(RELAY_PREFIX, Purpose::Relay), (BIRTH_PREFIX, Purpose::Birth), (TURN_PREFIX, Purpose::Turn)];
-        let prefixed = purposes.into_iter().find_map(|(prefix, purpose)| Some((purpose, token.strip_prefix(prefix)?)));
+        let mut kinds = [RELAY, BIRTH, TURN].into_iter();
+        let prefixed = kinds.find_map(|(prefix, purpose)| Some((purpose, token.strip_prefix(prefix)?)));
         let (purpose, sealed) = prefixed.ok_or(RelayRefused::NotGenuine)?;
         let keys = node.config.cookie.ring().keys();
         let opened = node.config.cookie.open(&keys, &node.config.audience, purpose, sealed.as_bytes());

@@ -22,6 +22,7 @@ use crate::{
     error::CloseReason,
     id::SessionId,
     memory::record::Record,
+    node::accepted_nonces::NotAccepted,
     record::change::Mutation,
     time::Millis,
     value::Json,
@@ -70,7 +71,10 @@ async fn bring_birth(
         return Err(RelayRefused::Expired);
     }
     let record = relay::find_token_record(shared, id, current, now).await?;
-    shared.node.accepted_nonces.accept(nonce, now)?;
+    shared.node.accepted_nonces.accept(nonce, now).map_err(|refused| match refused {
+        NotAccepted::Used => RelayRefused::Used,
+        NotAccepted::Full => RelayRefused::Busy,
+    })?;
     relay::take_changes(shared, &record, current, now)?;
     shared.rebind(record);
     Ok(())

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     commit::{PlannedSession, new_session_id},
     cookie_out::{self, trace_unsealable},
-    relay::{BIRTH_PREFIX, RELAY_PREFIX, RelayToken, TURN_PREFIX},
+    relay::{BIRTH, RELAY, RelayToken, TURN, TokenKind},
     replace::{self, Replacement, SessionStart, StartKind},
     shared::{Binding, IssuedOrder, OwnEnd, SessionShared},
     sign_in_plan,
@@ -19,7 +19,7 @@ use crate::{
     cookie::{
         order::{Named, Order, Turn},
         payload::{Entry, EntryOwner, Head, Writer},
-        seal::{Purpose, SealError},
+        seal::SealError,
     },
     error::{CloseReason, WriteError, WriteErrorKind},
     id::{PrincipalTag, SessionId},
@@ -82,20 +82,9 @@ pub(crate) fn relay(shared: &SessionShared) -> Option<RelayToken> {
     if !lacks_changes(shared, &record, now) {
         return None;
     }
-    let (purpose, prefix) = match record.is_confirmed() {
-        true => (Purpose::Relay, RELAY_PREFIX),
-        false => (Purpose::Birth, BIRTH_PREFIX),
-    };
-    let written = cookie_out::build_payload(shared, &record, now)?.written;
-    seal(shared, purpose, prefix, &record.id(), written).inspect_err(trace_unsealable).ok()
-}
-
-/// A sign-in or a renewal that the application orders.
-pub(super) struct Ordering {
-    pub(super) turn: Turn,
-    pub(super) user: Option<Mutation>,
-    pub(super) grants: Vec<Mutation>,
-    pub(super) adopts: Vec<ValueIndex>,
+    let kind = if record.is_confirmed() { RELAY } else { BIRTH };
+    let written = cookie_out::build_payload(shared, &record, None, now)?.written;
+    seal(shared, kind, &record.id(), written).inspect_err(trace_unsealable).ok()
 }
 
 fn too_long() -> WriteError {
@@ -112,8 +101,13 @@ enum OrderBase {
     Nothing,
 }
 
-/// Seals an order for this handle's page.
-pub(super) fn order(shared: &SessionShared, ordering: &Ordering) -> Result<RelayToken, WriteError> {
+/// Seals an order for this handle's page: the sign-in of a user, or a renewal.
+pub(super) fn order(
+    shared: &SessionShared,
+    user: Option<Mutation>,
+    grants: Vec<Mutation>,
+    adopts: &[ValueIndex],
+) -> Result<RelayToken, WriteError> {
     shared.flags.touched.set();
     if shared.node.memory.is_none() {
         let message = "`by_page` and `renew_by_page` need a memory tier, since without memory no sign-out could end \
@@ -121,13 +115,14 @@ pub(super) fn order(shared: &SessionShared, ordering: &Ordering) -> Result<Relay
         return Err(WriteError::new(WriteErrorKind::NoMemory, message));
     }
     let now = shared.node.now();
-    let base = order_base(shared, ordering.turn, now)?;
-    let user = ordering.user.as_ref().and_then(|user| sign_in_plan::named_principal(shared, user));
-    let mut planned = plan_session(shared, user.as_deref(), now)?;
-    let changes: Vec<_> = ordering.user.iter().chain(&ordering.grants).cloned().collect();
-    check_fit(shared, &base, ordering.turn, planned, &changes, now)?;
-    let principal = user.or_else(|| shared.principal(now)).map(|principal| principal.owner.tag());
-    planned.id = shared.note_order(IssuedOrder { id: planned.id, turn: ordering.turn, principal })?;
+    let turn = if user.is_some() { Turn::SignIn } else { Turn::Renew };
+    let base = order_base(shared, turn, now)?;
+    let named = user.as_ref().and_then(|user| sign_in_plan::named_principal(shared, user));
+    let mut planned = plan_session(shared, named.as_deref(), now)?;
+    let changes: Vec<_> = user.into_iter().chain(grants).collect();
+    check_fit(shared, &base, turn, planned, &changes, now)?;
+    let principal = named.or_else(|| shared.principal(now)).map(|principal| principal.owner.tag());
+    planned.id = shared.note_order(IssuedOrder { id: planned.id, turn, principal })?;
     let (named, no_cookie) = match &base {
         OrderBase::Living(record) => (Named::Living, !record.is_confirmed()),
         // After this handle's own end the browser may have no cookie: the response to the handle's request has removed
@@ -135,19 +130,21 @@ pub(super) fn order(shared: &SessionShared, ordering: &Ordering) -> Result<Relay
         OrderBase::Ended(..) => (Named::Ended, shared.has_ended_own()),
         OrderBase::Nothing => (Named::Nothing, true),
     };
-    let adopts = ordering.adopts.iter().map(|index| shared.node.config.schema.get(*index).name.into()).collect();
+    let adopts = adopts.iter().map(|index| shared.node.config.schema.get(*index).name.into()).collect();
     let (begun, birth) = (vec![planned.id], planned.birth);
-    let order = Order { turn: ordering.turn, named, no_cookie, begun, birth, adopts };
+    let order = Order { turn, named, no_cookie, begun, birth, adopts };
+    // Where no session lives, the principal from the request's head is signed in.
+    let bare = |until| {
+        let principal = shared.head_principal.as_ref().map(|principal| principal.owner.tag());
+        bare_payload(shared, &order, principal, until, now)
+    };
     let (id, mut written) = match base {
         OrderBase::Living(record) => {
-            let written = cookie_out::build_order_payload(shared, &record, &order, now);
-            (record.id(), written.ok_or_else(|| WriteError::closed(CloseReason::Expired))?)
+            let payload = cookie_out::build_payload(shared, &record, Some(&order), now);
+            (record.id(), payload.ok_or_else(|| WriteError::closed(CloseReason::Expired))?.written)
         }
-        OrderBase::Ended(id, until) => (id, bare_payload(shared, &order, head_principal_tag(shared), until, now)),
-        OrderBase::Nothing => {
-            let until = now.after(shared.node.config.lifetime.absolute);
-            (planned.id, bare_payload(shared, &order, head_principal_tag(shared), until, now))
-        }
+        OrderBase::Ended(id, until) => (id, bare(until)),
+        OrderBase::Nothing => (planned.id, bare(now.after(shared.node.config.lifetime.absolute))),
     };
     for change in &changes {
         let json = change.json.as_deref();
@@ -190,10 +187,8 @@ fn order_base(shared: &SessionShared, turn: Turn, now: Millis) -> Result<OrderBa
         return Ok(OrderBase::Ended(ended.id, ended.until));
     }
     let longest = now.after(shared.node.longest_absolute());
-    Ok(shared
-        .request_token
-        .key
-        .map_or(OrderBase::Nothing, |key| OrderBase::Ended(SessionId::from_bytes(key.0), longest)))
+    let key = shared.request_token.key;
+    Ok(key.map_or(OrderBase::Nothing, |key| OrderBase::Ended(SessionId::from_bytes(key.0), longest)))
 }
 
 /// Plans the id and the birth of the session that an order begins.
@@ -212,12 +207,7 @@ fn plan_session(
     Ok(PlannedSession { id: new_session_id()?, birth: time.fresh(now, above) })
 }
 
-/// Returns the principal from the request's head, which is signed in where no session lives.
-fn head_principal_tag(shared: &SessionShared) -> Option<PrincipalTag> {
-    shared.head_principal.as_ref().map(|principal| principal.owner.tag())
-}
-
-/// Checks that the values of the order fit the browser, as if the page brought the order now.
+/// Checks that the values of the turn would fit the browser if the turn happened now.
 fn check_fit(
     shared: &SessionShared,
     base: &OrderBase,
@@ -264,18 +254,17 @@ fn bare_payload(
 
 /// Seals a turn token. The seal fails only for a payload that is too long.
 fn seal_turn(shared: &SessionShared, id: &SessionId, written: Writer) -> Result<RelayToken, WriteError> {
-    seal(shared, Purpose::Turn, TURN_PREFIX, id, written).map_err(|SealError| too_long())
+    seal(shared, TURN, id, written).map_err(|SealError| too_long())
 }
 
 fn seal(
     shared: &SessionShared,
-    purpose: Purpose,
-    prefix: &str,
+    (prefix, purpose): TokenKind,
     id: &SessionId,
     written: Writer,
 ) -> Result<RelayToken, SealError> {
     let config = &shared.node.config;
     let mut text = Vec::from(prefix);
     config.cookie.seal(&config.audience, purpose, id, written.finish(), &mut text)?;
-    Ok(RelayToken::new(String::from_utf8(text).expect("a prefix and base64url are text")))
+    Ok(RelayToken(String::from_utf8(text).expect("a prefix and base64url are text")))
 }

@@ -1,21 +1,13 @@
 //! [`SignIn`] and [`RenewByPage`]: the sign-in, and the renewal for a page to bring.
 
 use std::{
-    fmt,
     future::{Future, IntoFuture},
     pin::Pin,
 };
 
-use super::{
-    Session,
-    lifecycle::Site,
-    relay::RelayToken,
-    relay_out::{self, Ordering},
-    sign_in_plan,
-};
+use super::{Session, lifecycle::Site, relay::RelayToken, relay_out, sign_in_plan};
 use crate::{
     config::Identity,
-    cookie::order::Turn,
     error::{WriteError, WriteErrorKind},
     record::change::Mutation,
     value::{self, Scope, SessionValue, ValueIndex},
@@ -54,6 +46,7 @@ use crate::{
 /// sign-in that is dropped while the store works may have signed the user in without the [adopted](Self::adopt) values,
 /// or have ended the old session without beginning the new session: the user signs in again.
 #[must_use = "no user is signed in until the sign-in is awaited, or its `by_page` token is brought"]
+#[derive(Debug)]
 pub struct SignIn<'a> {
     session: &'a Session,
     user: Result<Mutation, WriteError>,
@@ -143,8 +136,8 @@ impl<'a> SignIn<'a> {
     /// orders at most. `NoMemory` on a chain without memory, where no sign-out could end the session that the order
     /// begins.
     pub fn by_page(self) -> Result<RelayToken, WriteError> {
-        let Self { session, user, adopt: adopts, grants, .. } = self;
-        relay_out::order(session.shared(), &Ordering { turn: Turn::SignIn, user: Some(user?), grants, adopts })
+        let Self { session, user, adopt, grants, .. } = self;
+        relay_out::order(session.shared(), Some(user?), grants, &adopt)
     }
 }
 
@@ -179,8 +172,7 @@ impl<'a> RenewByPage<'a> {
     /// of 12 KiB, `Undeclared`, `NoMemory` on a chain without memory, and `Invalid` where there is no session to renew,
     /// where a granted value may not be written, or where the handle has given orders for eight users already.
     pub fn token(self) -> Result<RelayToken, WriteError> {
-        let grants = self.grants?;
-        relay_out::order(self.session.shared(), &Ordering { turn: Turn::Renew, user: None, grants, adopts: Vec::new() })
+        relay_out::order(self.session.shared(), None, self.grants?, &[])
     }
 }
 
@@ -206,12 +198,5 @@ impl<'a> IntoFuture for SignIn<'a> {
             let Self { session, user, adopt, grants, site } = self;
             sign_in_plan::sign_in(session.shared(), user?, &grants, &adopt, site).await
         })
-    }
-}
-
-/// Leaves the user out, since the value is the application's.
-impl fmt::Debug for SignIn<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SignIn").field("session", self.session).finish_non_exhaustive()
     }
 }
