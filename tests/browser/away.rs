@@ -13,7 +13,7 @@ impl Tab {
 }
 
 #[tokio::test]
-async fn disconnected_page_names_the_pending_switch() -> Result {
+async fn disconnected_page_names_the_pending_write() -> Result {
     let mut server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;

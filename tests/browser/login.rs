@@ -70,7 +70,7 @@ async fn wrong_password_message_shows_once() -> Result {
 }
 
 #[tokio::test]
-async fn unknown_name_takes_as_long() -> Result {
+async fn unknown_name_takes_as_long_as_wrong_password() -> Result {
     let server = Server::of("login")?;
     let client = Client::builder(TokioExecutor::new()).build_http::<String>();
     let fastest = async |name: &str| -> Result<Duration> {

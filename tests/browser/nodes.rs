@@ -8,12 +8,12 @@ use crate::{
 };
 
 #[tokio::test]
-async fn visitor_keeps_newest_division_across_nodes() -> Result {
+async fn visitor_keeps_newest_value_across_nodes() -> Result {
     moves(None).await
 }
 
 #[tokio::test]
-async fn user_keeps_newest_division_across_nodes() -> Result {
+async fn user_keeps_newest_value_across_nodes() -> Result {
     moves(Some("alice")).await
 }
 

@@ -178,7 +178,7 @@ async fn page(
 const BOTH: [SameSite; 2] = [SameSite::Lax, SameSite::Strict];
 
 #[tokio::test]
-async fn cross_site_form_keeps_the_login() -> Result {
+async fn cross_site_form_ends_no_login() -> Result {
     for same_site in BOTH {
         let shop = Shop::open(same_site).await?;
         let (_browser, tab) = shop.visitor().await?;
@@ -194,7 +194,7 @@ async fn cross_site_form_keeps_the_login() -> Result {
 }
 
 #[tokio::test]
-async fn cross_site_frame_keeps_the_login() -> Result {
+async fn cross_site_frame_ends_no_login() -> Result {
     for same_site in BOTH {
         let shop = Shop::open(same_site).await?;
         let (_browser, tab) = shop.visitor().await?;

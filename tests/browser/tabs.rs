@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn switch_reaches_the_second_tab() -> Result {
+async fn write_reaches_the_second_tab() -> Result {
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let first = browser.open().await?;
@@ -60,7 +60,7 @@ async fn sign_in_reconnects_other_sockets() -> Result {
 }
 
 #[tokio::test]
-async fn late_anonymous_switch_keeps_the_login() -> Result {
+async fn late_anonymous_write_ends_no_login() -> Result {
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let late = browser.open().await?;
@@ -87,7 +87,7 @@ async fn late_anonymous_switch_keeps_the_login() -> Result {
 }
 
 #[tokio::test]
-async fn simultaneous_first_switches_share_a_session() -> Result {
+async fn pages_with_simultaneous_first_writes_share_session() -> Result {
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let (first, second) = (browser.open().await?, browser.open().await?);
@@ -117,7 +117,7 @@ async fn simultaneous_first_switches_share_a_session() -> Result {
 }
 
 #[tokio::test]
-async fn first_switch_reaches_the_other_tab() -> Result {
+async fn first_write_reaches_the_other_tab() -> Result {
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let (first, second) = (browser.open().await?, browser.open().await?);

@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn users_of_one_browser_share_no_division() -> Result {
+async fn two_users_of_one_browser_have_separate_values() -> Result {
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
@@ -40,7 +40,7 @@ async fn users_of_one_browser_share_no_division() -> Result {
 }
 
 #[tokio::test]
-async fn users_of_two_browsers_share_no_division() -> Result {
+async fn two_users_in_two_browsers_have_separate_values() -> Result {
     let mut server = Server::start()?;
     let (first, second) = (Browser::start(&server).await?, Browser::start(&server).await?);
     let (alice, bob) = (first.open().await?, second.open().await?);
@@ -64,7 +64,7 @@ async fn users_of_two_browsers_share_no_division() -> Result {
 }
 
 #[tokio::test]
-async fn user_has_one_division_in_two_browsers() -> Result {
+async fn user_has_same_value_in_two_browsers() -> Result {
     let mut server = Server::start()?;
     let (first, second) = (Browser::start(&server).await?, Browser::start(&server).await?);
     let (here, there) = (first.open().await?, second.open().await?);
@@ -85,7 +85,7 @@ async fn user_has_one_division_in_two_browsers() -> Result {
 }
 
 #[tokio::test]
-async fn sign_in_drops_the_anonymous_division() -> Result {
+async fn sign_in_removes_the_anonymous_choice() -> Result {
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;

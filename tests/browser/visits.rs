@@ -24,7 +24,7 @@ async fn first_visit_sets_no_cookie() -> Result {
 }
 
 #[tokio::test]
-async fn first_switch_on_socket_survives_restart() -> Result {
+async fn first_write_on_socket_survives_restart() -> Result {
     let mut server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
@@ -48,7 +48,7 @@ async fn first_switch_on_socket_survives_restart() -> Result {
 }
 
 #[tokio::test]
-async fn reload_keeps_the_division() -> Result {
+async fn reload_keeps_the_value() -> Result {
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
@@ -66,7 +66,7 @@ async fn reload_keeps_the_division() -> Result {
 }
 
 #[tokio::test]
-async fn views_show_newest_division_without_requests() -> Result {
+async fn views_show_newest_value_without_requests() -> Result {
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
@@ -94,7 +94,7 @@ async fn views_show_newest_division_without_requests() -> Result {
 }
 
 #[tokio::test]
-async fn last_of_two_switches_wins() -> Result {
+async fn last_of_two_writes_wins() -> Result {
     let mut server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
@@ -113,7 +113,7 @@ async fn last_of_two_switches_wins() -> Result {
 }
 
 #[tokio::test]
-async fn switch_during_outage_is_stored_later() -> Result {
+async fn write_during_outage_is_stored_later() -> Result {
     let mut server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
@@ -135,7 +135,7 @@ async fn switch_during_outage_is_stored_later() -> Result {
 }
 
 #[tokio::test]
-async fn earlier_socket_follows_the_new_session() -> Result {
+async fn socket_without_session_joins_the_new_session() -> Result {
     let mut server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
@@ -156,7 +156,7 @@ async fn earlier_socket_follows_the_new_session() -> Result {
 }
 
 #[tokio::test]
-async fn invalid_division_is_refused_and_changes_nothing() -> Result {
+async fn invalid_value_is_refused_and_changes_nothing() -> Result {
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
