@@ -242,7 +242,7 @@ fn alike(twins: [Twin; 2], resolution: Resolution, steps: Vec<Step>) -> Result<(
         let shown = format!("{step:?}");
         let [mut one, mut other] = [one.step(step.clone()), other.step(step)];
         if twins.contains(&Twin::Bare) {
-            // Memory alone knows of use since the cookie was sealed.
+            // Only a node with memory knows of a use after the seal of the cookie, so the twins' deadlines differ.
             (one.ends, other.ends) = (None, None);
         }
         prop_assert_eq!(one, other, "{}", shown);
