@@ -197,7 +197,7 @@ fn threads_keep_map_and_index_consistent() {
 }
 
 #[test]
-fn earlier_load_leaves_abandoned_write_stale() {
+fn load_before_abandoned_write_leaves_record_stale() {
     let tier = Tier::new(1 << 20);
     let record = tier.hold(0, NOW);
     drop(record.extras().sync.begin());

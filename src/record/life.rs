@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn new_lifetime_keeps_latest_previous_deadline() {
+    fn previous_deadline_never_moves_earlier() {
         let other = Lifetime::new(Duration::from_secs(1), Duration::from_secs(2)).unwrap().until_browser_closes();
         let version = Version::at(Wall(3000));
         for fields in all() {

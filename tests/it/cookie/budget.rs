@@ -58,7 +58,7 @@ async fn set_cookie_header_fits_budget() {
 
 // R20: after a deploy with a lower budget a larger cookie keeps all values, and one trace names the largest value.
 #[tokio::test]
-async fn lowered_budget_keeps_larger_cookies() {
+async fn larger_cookie_keeps_values_under_lowered_budget() {
     let (trace, _guard) = Trace::begin();
     let ring = ring();
     let (before, after) = (deploy(&ring, 3_800), deploy(&ring, 1_500));

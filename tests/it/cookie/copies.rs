@@ -42,7 +42,7 @@ async fn dropped_response_loses_write_without_memory() {
 }
 
 #[tokio::test]
-async fn copied_cookie_ends_only_with_memory() {
+async fn copied_cookie_outlives_sign_out_without_memory() {
     for (memory, expected) in [(false, "dark"), (true, "")] {
         let (mut browser, mut thief, node) = (Browser::new(), Browser::new(), node(memory));
         choose(&mut browser, &node, "dark").await;

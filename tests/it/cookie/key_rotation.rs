@@ -27,7 +27,7 @@ async fn retired_key_cookie_is_resealed() {
 
 // R9: the next request uses the keys of `replace`, also with warm memory.
 #[tokio::test]
-async fn next_request_uses_replaced_keys() {
+async fn next_request_uses_new_keys() {
     let (old, new, clock) = (key(), key(), ManualClock::new());
     let ring = KeyRing::new([old]).unwrap();
     let node = Node::new(builder(&ring, &clock).build().unwrap());

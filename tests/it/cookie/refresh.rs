@@ -20,7 +20,7 @@ use crate::support::{
 
 // G8: a late response brings an older value to the browser only: memory keeps the newer write, and heals the cookie.
 #[tokio::test]
-async fn late_response_keeps_newer_write() {
+async fn late_response_overwrites_no_newer_write() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -62,7 +62,7 @@ async fn session_access_updates_outdated_cookie() {
 
 // G9: a response with status 500 undoes no write, in memory and in the cookie.
 #[tokio::test]
-async fn failed_handler_keeps_its_write() {
+async fn error_response_undoes_no_write() {
     let app = App::new();
     let (node, mut browser) = (app.start(), Browser::new());
     let failing = async |session: Session| {
@@ -78,7 +78,7 @@ async fn failed_handler_keeps_its_write() {
 }
 
 #[tokio::test]
-async fn greater_of_equal_versions_replaces_cookie_copy() {
+async fn greater_bytes_win_in_cookie_at_equal_versions() {
     let (ring, clock) = (ring(), ManualClock::new());
     let (one, two) =
         (Node::new(builder(&ring, &clock).build().unwrap()), Node::new(builder(&ring, &clock).build().unwrap()));
@@ -108,7 +108,7 @@ async fn lost_lifetime_change_is_resent() {
 }
 
 #[tokio::test]
-async fn write_during_load_outdates_cookie() {
+async fn write_during_load_reaches_cookie() {
     let (ring, clock) = (ring(), ManualClock::new());
     let (other, armed) = (Arc::new(Mutex::new(None::<Session>)), Arc::new(AtomicBool::new(false)));
     let (writer, trigger) = (Arc::clone(&other), Arc::clone(&armed));
@@ -160,7 +160,7 @@ async fn unanswered(browser: &Browser, node: &Node, handler: impl AsyncFnOnce(Se
 
 // The guide's chapter on login states the results of the next three tests.
 #[tokio::test]
-async fn lost_response_keeps_session_write() {
+async fn existing_session_keeps_write_of_lost_response() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -171,7 +171,7 @@ async fn lost_response_keeps_session_write() {
 }
 
 #[tokio::test]
-async fn lost_response_loses_first_write() {
+async fn first_write_is_gone_after_lost_response() {
     let node = App::new().node;
     let mut browser = Browser::new();
     unanswered(&browser, &node, async |session| session.set(theme("dark")).await.unwrap()).await;
@@ -179,7 +179,7 @@ async fn lost_response_loses_first_write() {
 }
 
 #[tokio::test]
-async fn lost_sign_in_response_loses_values() {
+async fn session_values_are_gone_after_lost_sign_in() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     unanswered(&browser, &node, async |session| session.sign_in(User("ada".into())).await.unwrap()).await;

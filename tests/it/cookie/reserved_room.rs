@@ -94,7 +94,7 @@ async fn full_session_accepts_next_user() {
 }
 
 #[tokio::test]
-async fn sign_in_keeps_room_for_writes() {
+async fn sign_in_takes_no_room_from_writes() {
     let app = App::new();
     let node = app.start();
     let mut browser = Browser::new();

@@ -130,7 +130,7 @@ async fn several_ids_permit_sign_in() {
 
 // R17: a cookie planted before a sign-out does not become the session's cookie after the sign-out.
 #[tokio::test]
-async fn planted_cookie_never_replaces_ended_id() {
+async fn planted_cookie_opens_nothing_after_sign_out() {
     let app = App::new();
     let mut ada = signed_in(&app.node, "ada").await;
     let ended = ada.token().to_owned();

@@ -89,7 +89,7 @@ async fn end_all_ends_fast_clock_sign_in_order() {
 
 // R6: `end_all_sessions` spares a sign-in that follows in the same millisecond, over a live anonymous session.
 #[tokio::test]
-async fn immediate_sign_in_survives_end_all() {
+async fn sign_in_right_after_end_all_stays_valid() {
     for (app, _, _) in pairs() {
         let mut browser = app.dark().await;
         let sessions = app.node.sessions.clone();
@@ -106,7 +106,7 @@ async fn immediate_sign_in_survives_end_all() {
 // A renewed session begins at a version above the version of the old session, so the call of `end_all_sessions` before
 // the sign-in does not end the renewed session either.
 #[tokio::test]
-async fn end_all_spares_renewal_after_clock_step_back() {
+async fn renewal_after_clock_step_back_stays_signed_in() {
     for step in [SECOND, 2 * HOUR] {
         let app = App::new();
         app.node.sessions.end_all_sessions(ada()).await.unwrap();
@@ -173,7 +173,7 @@ async fn fast_clock_end_all_ends_later_session() {
 // A call of `end_all_sessions` under a clock further ahead than the allowed skew ends no sign-in after the correction
 // of the clock.
 #[tokio::test]
-async fn end_all_from_future_spares_sign_ins() {
+async fn future_end_all_ends_no_later_sign_in() {
     for ahead in [HOUR + SECOND, 5 * DAY] {
         let (app, clock) = (App::new(), ManualClock::new());
         let other = app.start_at(&clock);
@@ -298,7 +298,7 @@ async fn future_version_affects_one_value() {
 
 // The record of a node whose clock was ahead accepts later writes of other nodes.
 #[tokio::test]
-async fn record_from_future_accepts_newer_writes() {
+async fn record_from_future_accepts_later_writes() {
     let (app, clock) = (App::new(), ManualClock::new());
     let other = app.start_at(&clock);
     app.clock.advance(5 * DAY);
@@ -338,7 +338,7 @@ async fn birth_token_from_future_is_refused() {
 
 // A lifetime that is set on a node with a faster clock does not move the beginning of the session on this node.
 #[tokio::test]
-async fn fast_clock_lifetime_keeps_beginning() {
+async fn fast_clock_lifetime_leaves_created_at_unchanged() {
     let long = Lifetime::new(10 * DAY, 30 * DAY).unwrap();
     let (app, ahead) = (App::new(), ManualClock::new());
     ahead.advance(60 * SECOND);
@@ -388,7 +388,7 @@ async fn fresh_write_wins_without_memory() {
 }
 
 #[tokio::test]
-async fn corrected_clock_still_sets_lifetime() {
+async fn set_lifetime_works_after_clock_correction() {
     let app = App::new();
     let mut browser = app.dark().await;
     let set_lifetime = |idle| {

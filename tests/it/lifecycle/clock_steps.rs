@@ -150,7 +150,7 @@ async fn clock_step_back_extends_no_token() {
 
 // R5: a token that is opened after a step back of the clock counts as a use at the time of its seal, and no later.
 #[tokio::test]
-async fn clock_step_back_keeps_cookie_age() {
+async fn clock_step_back_makes_no_cookie_younger() {
     let opening = Opening::new();
     let mut browser = Browser::new();
     browser.write(&opening.node, "dark").await;
@@ -187,7 +187,7 @@ async fn corrected_clock_seals_right_times() {
 
 // A clock that was days ahead for a moment ends no session that another node sealed at that time.
 #[tokio::test]
-async fn corrected_clock_opens_other_tokens() {
+async fn corrected_clock_opens_tokens_of_other_nodes() {
     let app = App::with(|builder| builder.idle(DAY).absolute(3 * DAY));
     let other = app.start_at(&ManualClock::new());
     let mut browser = Browser::new();
@@ -232,7 +232,7 @@ async fn clock_step_forward_expires_session() {
 }
 
 #[tokio::test]
-async fn sleeping_handle_ignores_clock_step_back() {
+async fn clock_step_back_delays_no_sleeping_handle() {
     let app = App::with(|builder| builder.idle(3 * HOUR).absolute(6 * HOUR));
     let mut browser = app.dark().await;
     let closed = tokio::spawn(browser.open(&app.node).await.closed());
@@ -247,7 +247,7 @@ async fn sleeping_handle_ignores_clock_step_back() {
 }
 
 #[tokio::test]
-async fn sleeping_handle_notices_clock_step_forward() {
+async fn clock_step_forward_wakes_sleeping_handle() {
     let app = App::with(|builder| builder.idle(3 * DAY).absolute(6 * DAY));
     let mut browser = app.dark().await;
     let closed = tokio::spawn(browser.open(&app.node).await.closed());

@@ -70,7 +70,7 @@ async fn ended_handle_signs_out_and_renews() {
 // The browser has the cookie of the new sign-in: a request with the old cookie must not begin a session in its place,
 // even after a sign-out in that request.
 #[tokio::test]
-async fn sign_in_elsewhere_blocks_old_renewal() {
+async fn sign_in_elsewhere_forbids_renewal_by_old_cookie() {
     let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     let late = browser.clone();

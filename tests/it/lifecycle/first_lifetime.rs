@@ -86,7 +86,7 @@ async fn next_user_gets_persistent_cookie() {
 }
 
 #[tokio::test]
-async fn sign_in_uses_preset_lifetime() {
+async fn sign_in_uses_lifetime_set_before() {
     for (app, node, other) in settings() {
         for has_session in [false, true] {
             let mut browser = if has_session { visitor(&node).await } else { Browser::new() };
@@ -137,7 +137,7 @@ async fn lifetime_without_write_is_dropped() {
 }
 
 #[tokio::test]
-async fn destroy_forgets_lifetime() {
+async fn lifetime_set_before_destroy_is_forgotten() {
     for (app, node, other) in settings() {
         for (had_session, signs_in) in [(true, true), (true, false), (false, true)] {
             let mut browser = if had_session { visitor(&node).await } else { Browser::new() };
@@ -178,7 +178,7 @@ async fn lifetime_set_after_destroy_applies() {
 }
 
 #[tokio::test]
-async fn sign_in_after_sign_out_uses_set_lifetime() {
+async fn ended_id_signs_in_with_lifetime_set_before() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
@@ -255,7 +255,7 @@ async fn lifetime_needs_living_session() {
 }
 
 #[tokio::test]
-async fn later_lifetime_wins_across_nodes() {
+async fn lifetime_set_last_wins_across_nodes() {
     for (app, node, other) in settings() {
         let mut browser = Browser::new();
         let login = async |session: Session| {

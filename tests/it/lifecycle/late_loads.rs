@@ -52,7 +52,7 @@ async fn late(browser: &Browser, node: &Node, loads_before: bool) -> Extensions 
 }
 
 #[tokio::test]
-async fn late_load_refuses_renewal() {
+async fn load_after_response_head_permits_no_renewal() {
     let app = App::new();
     for loads_before in [false, true] {
         for (node, has_memory) in nodes(&app) {
@@ -76,7 +76,7 @@ async fn late_load_refuses_renewal() {
 }
 
 #[tokio::test]
-async fn late_end_returns_removal_token() {
+async fn end_after_response_head_returns_removal_token() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;

@@ -30,7 +30,7 @@ const FENCED: (bool, Option<WriteErrorKind>, bool) = (true, Some(WriteErrorKind:
 
 // G12: open handles of a destroyed session can write nothing, and revive no session.
 #[tokio::test]
-async fn late_writes_revive_no_session() {
+async fn writes_after_destroy_revive_no_session() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -120,7 +120,7 @@ async fn destroyed_session_is_never_revived() {
 }
 
 #[tokio::test]
-async fn late_request_undoes_no_end() {
+async fn end_during_request_is_not_undone() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let (mut old, live) = (browser.clone(), socket(&browser, &node).await);
@@ -165,7 +165,7 @@ async fn ended_id_blocks_writes_for_one_minute() {
 }
 
 #[tokio::test]
-async fn tombstone_outlives_earlier_lifetime() {
+async fn tombstone_outlives_cookies_of_earlier_lifetime() {
     let short = Lifetime::new(DAY / 96, DAY + DAY / 4).unwrap();
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
@@ -202,7 +202,7 @@ async fn older_cookie_restores_no_removed_value() {
 }
 
 #[tokio::test]
-async fn removal_outlives_remembered_session() {
+async fn removal_outlives_cookies_of_remembered_session() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -216,7 +216,7 @@ async fn removal_outlives_remembered_session() {
 }
 
 #[tokio::test]
-async fn removal_outlives_longer_lifetime() {
+async fn removal_outlives_cookies_of_longer_lifetime() {
     let long = Lifetime::new(31 * DAY, 365 * DAY).unwrap();
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
@@ -231,7 +231,7 @@ async fn removal_outlives_longer_lifetime() {
 
 // G12: memory keeps a removal for as long as a cookie of an earlier, longer lifetime opens.
 #[tokio::test]
-async fn removal_outlives_earlier_lifetime() {
+async fn removal_outlives_cookies_of_earlier_lifetime() {
     let app = App::new();
     let node = app.start();
     let lifetime = |idle| Lifetime::new(idle, 365 * DAY).unwrap();
@@ -252,7 +252,7 @@ async fn removal_outlives_earlier_lifetime() {
 // Tests of the end of all sessions of a user.
 
 #[tokio::test]
-async fn end_all_spares_other_users() {
+async fn end_all_keeps_other_users_signed_in() {
     let app = App::new();
     let node = app.start();
     let (mut first, second, mut bob) =
@@ -274,7 +274,7 @@ async fn end_all_spares_other_users() {
 
 // R6: `end_all_sessions` also ends the sessions of cookies that come later, and spares other users and later sign-ins.
 #[tokio::test]
-async fn end_all_ends_sessions_arriving_later() {
+async fn end_all_ends_sessions_seen_only_afterwards() {
     let app = App::new();
     let sign_in = async |name: &'static str| {
         let mut browser = app.dark().await;
@@ -329,7 +329,7 @@ async fn end_all_restores_no_expired_value() {
 }
 
 #[tokio::test]
-async fn end_all_outlives_idle_user_record() {
+async fn end_all_outlives_principal_idle_time() {
     let app = App::new();
     let node = || app.start_with(|sessions| sessions.idle(60 * DAY).absolute(60 * DAY));
     let (here, there) = (node(), node());
@@ -346,7 +346,7 @@ async fn end_all_outlives_idle_user_record() {
 
 // A restarted node learns from a cookie how long sessions may last, and keeps the end of all sessions for that long.
 #[tokio::test]
-async fn end_all_after_restart_holds() {
+async fn end_all_on_restarted_node_outlives_long_lifetimes() {
     let long = Lifetime::new(90 * DAY, 365 * DAY).unwrap();
     let app = App::new();
     let (before, after) = (app.start(), app.start());

@@ -123,7 +123,7 @@ async fn max_age_limit_is_400_days() {
 
 // R14: a browser with daily visits keeps its session, also if the browser caps the cookie's lifetime.
 #[tokio::test]
-async fn daily_use_outlives_browser_limit() {
+async fn daily_use_keeps_session_despite_browser_limit() {
     for (idle, absolute) in [(500, 500), (450, 1000), (5000, 9000)] {
         let app = App::with(move |builder| builder.idle(idle * DAY).absolute(absolute * DAY));
         let (mut browser, mut dropped, mut refreshes) = (Browser::new(), 0, 0);
@@ -354,7 +354,7 @@ async fn expired_sessions_leave_memory() {
 }
 
 #[tokio::test]
-async fn later_lifetime_beats_earlier_fast_clock_lifetime() {
+async fn lifetime_set_last_beats_fast_clock_lifetime() {
     let (ring, ahead, clock) = (ring(), ManualClock::new(), ManualClock::new());
     ahead.advance(Duration::from_secs(300));
     let first = Node::new(builder(&ring, &ahead).build().unwrap());
@@ -403,7 +403,7 @@ async fn shortened_lifetime_survives_sweeps() {
 // G16: an unchanged expiry of the cookie does not prove that the browser has the new lifetime: the next response sends
 // the lifetime.
 #[tokio::test]
-async fn lost_lifetime_change_reaches_browser() {
+async fn lost_lifetime_change_with_equal_expiry_is_resent() {
     let app = app();
     let mut browser = app.dark().await;
     let longer = Lifetime::new(DAY, 9 * DAY).unwrap();

@@ -118,7 +118,7 @@ async fn end_all_ends_renewal_order() {
 // Another node's memory may hold the session that the handle has ended. The order ends the session there, so no old
 // value answers.
 #[tokio::test]
-async fn sign_in_order_drops_ended_values() {
+async fn sign_in_order_restores_no_old_session_value() {
     let app = App::new();
     for resolution in [Resolution::Newest, Resolution::FirstHit] {
         let [first, second, third] = [(); 3].map(|()| app.start_with(|sessions| sessions.resolution(resolution)));
@@ -139,9 +139,10 @@ async fn sign_in_order_drops_ended_values() {
     }
 }
 
-// The handle's sign-out cancels its order. The session that the handle's next write begins does not end with the order.
+// The handle's sign-out cancels the handle's sign-in order. The handle's next write begins another session, and the
+// cancelled sign-in order does not end that session.
 #[tokio::test]
-async fn cancelled_sign_in_order_spares_next_session() {
+async fn cancelled_sign_in_order_ends_no_next_session() {
     let node = App::new().node;
     let live = socket(&Browser::new(), &node).await;
     let _order = live.sign_in(user("ada")).by_page().unwrap();
@@ -157,7 +158,7 @@ async fn cancelled_sign_in_order_spares_next_session() {
 // After its own sign-out a handle may begin another session. If that session is revoked, the handle begins no third
 // session.
 #[tokio::test]
-async fn revoked_next_session_blocks_sign_in() {
+async fn revocation_of_second_session_permits_no_third() {
     let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     let inner = node.clone();

@@ -80,7 +80,7 @@ async fn sign_out_elsewhere_ends_renewed_session() {
 // A node that learned of a renewal from a cookie names the old id in its own cookies too, also after a change of the
 // lifetime.
 #[tokio::test]
-async fn later_cookies_name_old_id() {
+async fn cookies_of_other_nodes_name_old_id() {
     let app = App::new();
     let [first, second, third] = [(); 3].map(|()| app.start());
     let mut browser = signed_in(&first, "ada").await;
@@ -110,7 +110,7 @@ async fn sign_in_after_destroy_names_old_id() {
 }
 
 #[tokio::test]
-async fn sign_out_elsewhere_spares_next_user() {
+async fn old_id_cannot_sign_out_next_user() {
     let app = App::new();
     let (node, other) = (app.start(), app.start());
     let mut browser = signed_in(&node, "bob").await;

@@ -92,7 +92,7 @@ async fn watch_wakes_after_renewal() {
 }
 
 #[tokio::test]
-async fn only_ending_handle_may_renew() {
+async fn only_handle_that_ended_session_may_renew() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let old = browser.clone();
@@ -116,7 +116,7 @@ async fn only_ending_handle_may_renew() {
 
 // G7: `adopt` copies the anonymous choice only to a user without a value of the type.
 #[tokio::test]
-async fn adoption_keeps_existing_user_value() {
+async fn adopt_replaces_no_existing_user_value() {
     for (own, adopts, expected) in
         [(None, false, -1), (None, true, 3), (Some(Division(2)), false, 2), (Some(Division(2)), true, 2)]
     {
@@ -168,7 +168,7 @@ async fn sign_in_closes_other_tabs() {
 
 // G13: a late POST with the old cookie is refused, and does not replace the sign-in.
 #[tokio::test]
-async fn late_post_keeps_sign_in() {
+async fn post_with_old_cookie_undoes_no_sign_in() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let mut late = browser.clone();
@@ -217,7 +217,7 @@ async fn refused_sign_in_keeps_watches() {
 }
 
 #[tokio::test]
-async fn first_hit_sign_in_drops_earlier_user() {
+async fn first_hit_sign_in_drops_earlier_users_values() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = || Node::new(builder(&ring, &clock).resolution(Resolution::FirstHit).build().unwrap());
     let (first, second) = (node(), node());

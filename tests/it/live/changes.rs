@@ -281,7 +281,7 @@ async fn watch_sees_user_values_expire() {
 
 // G18: a watch sees the winner of two writes with equal versions, the value with the greater bytes.
 #[tokio::test]
-async fn watch_sees_greater_of_equal_versions() {
+async fn watch_sees_greater_bytes_at_equal_versions() {
     let (ring, clock) = (ring(), ManualClock::new());
     let nodes = [(); 2].map(|()| Node::new(builder(&ring, &clock).build().unwrap()));
     let mut browser = visitor(&nodes[0]).await;
@@ -360,7 +360,7 @@ async fn concurrent_socket_writes_both_stay() {
 
 // G8: a response carries another writer's newer value, not the older value that the handler loaded.
 #[tokio::test]
-async fn slow_response_keeps_socket_write() {
+async fn slow_response_overwrites_no_socket_write() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;

@@ -7,7 +7,7 @@ use layered_session::{ChangeEvent, SessionValue};
 use crate::support::{App, Theme, at_once, get, set, visitor};
 
 #[tokio::test]
-async fn changes_report_greater_of_equal_versions() {
+async fn changes_report_greater_bytes_at_equal_versions() {
     let app = App::new();
     let (one, two, third) = (app.start(), app.start(), app.start());
     let mut browser = visitor(&one).await;

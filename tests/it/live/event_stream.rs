@@ -385,7 +385,7 @@ async fn sign_in_elsewhere_ends_stream() {
 }
 
 #[tokio::test]
-async fn old_page_cannot_change_next_user() {
+async fn earlier_users_page_cannot_write_next_users_values() {
     let app = App::new();
     let node = app.start();
     let mark = async |browser: &Browser, node: &Node| marks(&Page::open(browser, node).await.told()).1;
@@ -457,7 +457,7 @@ fn heartbeat_interval_is_bounded() {
 }
 
 #[tokio::test]
-async fn page_sees_greater_of_equal_versions() {
+async fn page_sees_greater_bytes_at_equal_versions() {
     let app = App::new();
     let nodes = [app.start(), app.start()];
     let mut browser = visitor(&nodes[0]).await;

@@ -189,7 +189,7 @@ fn held_records_are_never_evicted() {
 }
 
 #[test]
-fn unused_sessions_are_evicted_first() {
+fn idle_sessions_are_evicted_before_used() {
     let tier = Tier::new(100_000);
     let browsers: Vec<_> = (0..300).map(|_| tier.saved()).collect();
     assert_eq!(tier.stats().evicted_clean, 0);
@@ -211,7 +211,7 @@ fn unused_sessions_are_evicted_first() {
 // G7, G9: an eviction during a request loses no value of the signed-in user, although these values are in another
 // record than the session's values.
 #[test]
-fn eviction_during_request_keeps_values() {
+fn eviction_during_request_loses_no_values() {
     let clock = ManualClock::new();
     let sessions = declared(memory_of(1), cookie(&ring()), &clock);
     let tier = Tier { node: Node::new(sessions.build().unwrap()), clock };
@@ -235,7 +235,7 @@ fn eviction_during_request_keeps_values() {
 }
 
 #[test]
-fn saved_records_are_evicted_first() {
+fn saved_records_are_evicted_before_unsaved() {
     let tier = Tier::new(200_000);
     // The unsaved records were used longer ago, and memory holds far more of them.
     let unsaved: Vec<_> = (0..500).map(|_| tier.unsaved()).collect();

@@ -538,7 +538,7 @@ fn users_match_the_model() {
 // G12: under `FirstHit` the cookie may hold a newer copy than memory. A sign-in directly after a sign-out drops that
 // copy too.
 #[tokio::test]
-async fn immediate_sign_in_drops_earlier_values() {
+async fn sign_in_right_after_sign_out_restores_nothing() {
     let app = App::new();
     let nodes = [(); 2].map(|()| app.start_with(|sessions| sessions.resolution(Resolution::FirstHit)));
     let mut browser = Browser::new();
@@ -557,7 +557,7 @@ async fn immediate_sign_in_drops_earlier_values() {
 
 // G7: `adopt` copies the anonymous choice also to a user who removed the value long ago.
 #[tokio::test]
-async fn adoption_overrides_old_removal() {
+async fn adopted_choice_overrides_old_removal() {
     const HOUR: Duration = Duration::from_secs(3600);
     let app = App::new();
     let node = app.start_with(|sessions| sessions.idle(HOUR).absolute(6 * HOUR));

@@ -101,7 +101,7 @@ async fn sign_out_cancels_sign_in_order() {
 }
 
 #[tokio::test]
-async fn sign_in_order_ends_with_end_all() {
+async fn end_all_cancels_earlier_sign_in_order() {
     let app = App::new();
     let (node, other) = (app.start(), app.start());
     let mut browser = visitor(&node).await;
@@ -129,7 +129,7 @@ async fn sign_in_order_ends_with_end_all() {
 }
 
 #[tokio::test]
-async fn end_all_of_current_user_blocks_sign_in() {
+async fn end_all_cancels_current_users_sign_in_order() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
@@ -140,7 +140,7 @@ async fn end_all_of_current_user_blocks_sign_in() {
 }
 
 #[tokio::test]
-async fn newer_sign_in_blocks_sign_in_order() {
+async fn another_sign_in_cancels_earlier_sign_in_order() {
     let app = App::new();
     let node = app.start_with(|sessions| {
         sessions.identify_by::<crate::support::User>(|user| (user.0 != "guest").then(|| Principal::new(&user.0)))
@@ -248,7 +248,7 @@ async fn removal_token_ends_all_ordered_sessions() {
     }
 }
 
-// Two orders that clones give at the same moment name the same session.
+// Two clones of a handle give a sign-in order at the same moment: both sign-in orders begin the same session.
 #[test]
 fn concurrent_sign_in_orders_share_session() {
     let node = App::new().node;
@@ -287,7 +287,7 @@ async fn oversized_sign_in_order_is_refused() {
 }
 
 #[tokio::test]
-async fn refused_sign_in_order_keeps_relayed_values() {
+async fn relayed_values_are_stored_despite_refused_order() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;

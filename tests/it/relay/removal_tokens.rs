@@ -72,7 +72,7 @@ async fn repeated_sign_out_cancels_sign_in_order() {
 // The removal token names another session. The cookie of the renewed session is still on its way, and the refused token
 // does not remove that cookie.
 #[tokio::test]
-async fn removal_token_spares_unnamed_session() {
+async fn removal_token_removes_no_other_sessions_cookie() {
     let node = App::new().node;
     let removal = sign_out(&socket(&visitor(&node).await, &node).await).await;
     let mut browser = visitor(&node).await;
@@ -82,7 +82,7 @@ async fn removal_token_spares_unnamed_session() {
 }
 
 #[tokio::test]
-async fn only_ending_handle_gives_removal() {
+async fn only_handle_that_ended_session_gives_removal() {
     let node = App::new().node;
     let browser = signed_in(&node, "ada").await;
     let (live, other) = (socket(&browser, &node).await, socket(&browser, &node).await);
@@ -97,7 +97,7 @@ async fn only_ending_handle_gives_removal() {
 }
 
 #[tokio::test]
-async fn removal_token_spares_later_sign_in() {
+async fn removal_token_ends_no_later_sign_in() {
     for signs_over in [true, false] {
         let node = App::new().node;
         let mut browser = signed_in(&node, "ada").await;
@@ -120,7 +120,7 @@ async fn removal_token_spares_later_sign_in() {
 }
 
 #[tokio::test]
-async fn removal_token_keeps_renewed_cookie() {
+async fn removal_token_removes_no_renewed_cookie() {
     let app = App::new();
     let (node, other) = (app.start(), app.start());
     let browser = signed_in(&node, "ada").await;
@@ -183,7 +183,7 @@ async fn removal_token_ends_session_begun_elsewhere() {
 }
 
 #[tokio::test]
-async fn removal_token_keeps_unreadable_cookie() {
+async fn removal_token_removes_no_unreadable_cookie() {
     let node = App::new().node;
     let browser = signed_in(&node, "ada").await;
     let token = sign_out(&socket(&browser, &node).await).await;

@@ -139,7 +139,7 @@ async fn reordered_relay_tokens_end_in_same_state() {
 
 // G12: neither an older cookie nor an older relay token brings a removed value back.
 #[tokio::test]
-async fn removal_survives_older_relay_token() {
+async fn older_relay_token_restores_no_removed_value() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;

@@ -243,7 +243,7 @@ async fn dropped_cookie_value_stays_in_memory() {
 
 // G2, G7: the copy that memory hides belongs to the user's record, from whichever browser the copy comes.
 #[tokio::test]
-async fn hidden_newer_copy_follows_its_user() {
+async fn hidden_newer_copy_belongs_to_its_user() {
     let app = App::new();
     let (elsewhere, node) = (app.start(), app.start_with(|sessions| sessions.resolution(Resolution::FirstHit)));
     let [mut first, mut second] = [signed_in(&elsewhere, "ada").await, signed_in(&node, "ada").await];

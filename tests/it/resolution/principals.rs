@@ -172,7 +172,7 @@ async fn users_share_no_cookie_values() {
 
 // G7: a user's write leaves the anonymous choice of the same browser unchanged, in memory and in the cookie.
 #[tokio::test]
-async fn user_write_keeps_anonymous_choice() {
+async fn user_write_changes_no_anonymous_choice() {
     let app = App::new();
     let start = || Node::new(identified_by_head(&app).build().unwrap());
     let (node, mut browser) = (start(), Browser::new());
@@ -183,7 +183,7 @@ async fn user_write_keeps_anonymous_choice() {
 }
 
 #[tokio::test]
-async fn anonymous_request_keeps_user_values() {
+async fn anonymous_request_removes_no_user_values() {
     let app = App::new();
     let mut browser = Browser::new();
     let node = Node::new(identified_by_head(&app).build().unwrap());
@@ -196,7 +196,7 @@ async fn anonymous_request_keeps_user_values() {
 }
 
 #[tokio::test]
-async fn end_all_spares_later_sessions() {
+async fn end_all_ends_no_later_session() {
     let app = App::new();
     let node = Node::new(identified_by_head(&app).build().unwrap());
     let mut before = Browser::new();
@@ -310,7 +310,7 @@ async fn only_anonymous_choice_is_adopted() {
 }
 
 #[tokio::test]
-async fn clear_keeps_sign_in() {
+async fn user_stays_signed_in_after_clear() {
     let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     set(&mut browser, &node, dark()).await;
@@ -320,7 +320,7 @@ async fn clear_keeps_sign_in() {
 }
 
 #[tokio::test]
-async fn oversized_adoption_refuses_sign_in() {
+async fn sign_in_fails_without_room_for_adopted_value() {
     let node = App::new().start_with(|sessions| sessions.value::<Language>());
     let ada = node.sessions.for_principal(Principal::new("ada")).await.unwrap();
     let mut length = 4000;
@@ -338,7 +338,7 @@ async fn oversized_adoption_refuses_sign_in() {
 // G13: where `identify` names the user, a sign-out on another node ends no renewed session, since the next request may
 // name another user.
 #[tokio::test]
-async fn sign_out_spares_head_identified_renewal() {
+async fn sign_out_elsewhere_ends_no_head_identified_renewal() {
     let app = App::new();
     let start = || Node::new(identified_by_head(&app).build().unwrap());
     let (node, other, mut browser) = (start(), start(), Browser::new());
@@ -352,7 +352,7 @@ async fn sign_out_spares_head_identified_renewal() {
 
 // The user has a division already. The longer choice of the browser is not adopted, and needs no room.
 #[tokio::test]
-async fn full_record_skips_unneeded_adoption() {
+async fn adopt_without_effect_needs_no_room() {
     let node = App::new().start_with(|sessions| sessions.value::<Language>());
     let ada = node.sessions.for_principal(Principal::new("ada")).await.unwrap();
     ada.set(Division(1)).await.unwrap();

@@ -54,7 +54,7 @@ async fn past_deadline<T>(app: &App, load: impl Future<Output = T>) -> T {
 }
 
 #[tokio::test]
-async fn late_source_yields_to_next_tier() {
+async fn next_tier_answers_for_late_source() {
     let app = App::new();
     let (trace, _guard) = Trace::begin();
     let node = silent_node(&app);
@@ -139,7 +139,7 @@ async fn failing_source_trace_is_limited() {
 }
 
 #[tokio::test]
-async fn late_source_hides_no_later_error() {
+async fn late_source_trace_hides_no_later_error() {
     let app = App::new();
     let late = AtomicBool::new(true);
     let late_then_broken = source("tenants", move |_| {

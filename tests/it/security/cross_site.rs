@@ -81,7 +81,7 @@ async fn assert_mints_nothing(node: &Node, request: Request<Full<Bytes>>) {
 
 // R19: a form of another site (login CSRF) begins no session, and does not replace the user's login.
 #[tokio::test]
-async fn cross_site_form_keeps_login() {
+async fn cross_site_form_ends_no_login() {
     let app = App::new();
     let mut ada = signed_in(&app.node, "ada").await;
     ada.write(&app.node, "dark").await;

@@ -332,7 +332,7 @@ async fn assert_gets_nothing(session: &Session) {
 
 // R29: for a request that opens no socket, the browser's `SameSite` rule alone decides.
 #[tokio::test]
-async fn cross_site_link_keeps_session() {
+async fn cross_site_link_arrives_with_session() {
     let (node, browser) = signed_in().await;
     let mut request = upgrade(&browser, &[("sec-fetch-site", "cross-site")]);
     request.headers_mut().remove(header::UPGRADE);

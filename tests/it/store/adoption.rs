@@ -70,7 +70,7 @@ impl Store for SlowStore {
 }
 
 #[tokio::test]
-async fn failed_adoption_permits_sign_in() {
+async fn sign_in_succeeds_despite_failed_adopt() {
     let store = SlowStore::new(true);
     let app = App::new();
     let node = app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
@@ -84,7 +84,7 @@ async fn failed_adoption_permits_sign_in() {
 }
 
 #[tokio::test]
-async fn session_revoked_during_load_signs_in() {
+async fn handle_signs_in_after_revocation_during_load() {
     let store = SlowStore::new(false);
     let app = App::with({
         let store = store.clone();

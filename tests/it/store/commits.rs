@@ -274,7 +274,7 @@ async fn invalid_stored_names_are_ignored() {
 
 // G6: a source that fails is traced, and the next tier answers.
 #[tokio::test]
-async fn failing_source_yields_to_next_tier() {
+async fn next_tier_answers_for_failing_source() {
     for (answer, expected, traced) in [(Ok(dark()), "tenant", 0), (Err("the tenants' table is away"), "default", 1)] {
         let tenant = source("tenant", move |_| match &answer {
             Ok(theme) => TierFuture::ready(Found::value(theme)),

@@ -52,7 +52,7 @@ async fn newer_cookie_carries_remote_write() {
 
 // G12: a node with the record in memory does not learn of an end on another node.
 #[tokio::test]
-async fn remote_end_keeps_local_record() {
+async fn node_with_record_misses_remote_end() {
     let (app, _) = over_store();
     let mut browser = app.dark().await;
     let copy = browser.clone();

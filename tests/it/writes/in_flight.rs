@@ -74,7 +74,7 @@ async fn clones_wait_for_new_session() {
 }
 
 #[tokio::test]
-async fn sign_in_keeps_concurrent_write() {
+async fn sign_in_loses_no_concurrent_write() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let node = Node::new(builder(&ring, &clock).tier(SharedTier::new(gate.clone())).build().unwrap());
     let session = under_way(&Browser::new(), &node).await;
@@ -93,7 +93,7 @@ async fn sign_in_keeps_concurrent_write() {
 
 // The store has every write that returned `Ok`, also if a renewal happens during the write.
 #[tokio::test]
-async fn renewal_keeps_concurrent_write() {
+async fn renewal_loses_no_concurrent_write() {
     for held in [Operation::Create, Operation::End, Operation::Update] {
         let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
         let node =
@@ -267,7 +267,7 @@ async fn pending_write_delays_expiry() {
 }
 
 #[tokio::test]
-async fn user_write_during_load_outdates_cookie() {
+async fn user_write_during_load_reaches_cookie() {
     let (app, gate) = (App::new(), SpyStore::new());
     let over_store = || app.start_with(|sessions| sessions.tier(SharedTier::new(gate.clone())));
     let (first, node) = (over_store(), over_store());

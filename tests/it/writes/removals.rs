@@ -19,7 +19,7 @@ async fn ada(node: &Node) -> Session {
 }
 
 #[tokio::test]
-async fn removal_outlives_idle_user_record() {
+async fn removal_outlives_principal_idle_time() {
     for crowd in [0, 8] {
         let app = App::new();
         let node = app.start();
@@ -35,7 +35,7 @@ async fn removal_outlives_idle_user_record() {
 }
 
 #[tokio::test]
-async fn clear_outlives_idle_user_record() {
+async fn clear_outlives_principal_idle_time() {
     let app = App::new();
     let node = app.start();
     let mut browser = remembered(&node).await;
@@ -46,7 +46,7 @@ async fn clear_outlives_idle_user_record() {
 }
 
 #[tokio::test]
-async fn removal_from_cookie_outlives_idle_record() {
+async fn removal_from_cookie_outlives_principal_idle_time() {
     let app = App::new();
     let (here, there) = (app.start(), app.start());
     let mut old = remembered(&here).await;
@@ -93,7 +93,7 @@ async fn removal_revives_no_expired_value() {
 }
 
 #[tokio::test]
-async fn adoption_replaces_expired_user_value() {
+async fn adopted_choice_replaces_expired_user_value() {
     let app = App::new();
     let node = app.start_with(|sessions| sessions.principal_idle(HOUR));
     ada(&node).await.set(Division(3)).await.unwrap();
