@@ -159,7 +159,7 @@ function showSession({ session, lifetime, values }) {
     until(element('ends'), ends, ends_with_browser ? ', or with the browser' : '');
     element('created').textContent = moment(created);
     element('signed-in').textContent = signed_in ? 'yes' : 'no';
-    element('in-step').textContent = in_step ? 'up to date' : 'behind: the next response brings the cookie up to date';
+    element('in-step').textContent = in_step ? 'up to date' : 'behind: the next response updates the cookie';
     element('in-step').dataset.behind = !in_step;
   } else {
     const answered = values.filter(({ winner, tiers }) => tiers.some(({ tier, answer }) => tier === winner && answer === 'value'));

@@ -99,7 +99,7 @@ fn beside(
         (COOKIE, _, Some(_)) if answer != TierAnswer::Nothing => (answer, "has a newer copy, but memory comes first"),
         (COOKIE, _, Some(source @ TierAnswer::Removed(_))) if facts.in_step => (source, "has the same removal"),
         (COOKIE, _, Some(source)) if facts.in_step => (source, "has the same copy"),
-        (COOKIE, _, Some(_)) => (answer, "has no newer copy: the next response brings the cookie up to date"),
+        (COOKIE, _, Some(_)) => (answer, "is behind memory: the next response updates the cookie"),
         (_, _, Some(_)) => (answer, "had no newer copy, and has taken over the cookie's copy"),
     };
     (answer, why.to_owned())
@@ -146,10 +146,7 @@ mod tests {
         let behind = Facts { in_step: false, ..FACTS };
         assert_eq!(
             said(&[(MEMORY, value), (COOKIE, nothing)], Some(MEMORY), behind),
-            [
-                "memory: value 2.0: answers",
-                "cookie: nothing: has no newer copy: the next response brings the cookie up to date"
-            ]
+            ["memory: value 2.0: answers", "cookie: nothing: is behind memory: the next response updates the cookie"]
         );
         assert_eq!(
             said(&[(MEMORY, nothing), (COOKIE, value)], Some(COOKIE), FACTS),
