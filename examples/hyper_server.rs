@@ -63,7 +63,7 @@ async fn main() -> Result<(), BoxError> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let mut server = auto::Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()); // hyper cuts off a head that never ends
+    server.http1().timer(TokioTimer::new()); // hyper cuts off a request head that never ends
     let connections = GracefulShutdown::new();
     loop {
         tokio::select! {

@@ -90,7 +90,7 @@ pub struct CookieTier {
     /// Whether browsers keep a cookie for each site that embeds the application.
     partitioned: bool,
     plain_http: bool,
-    /// The attributes, built from the settings above for the first cookie.
+    /// The attributes, built from the other settings for the first cookie.
     attributes: OnceLock<Box<str>>,
     /// The cookie removals at the former places, built at their first use.
     removals: OnceLock<Box<[HeaderValue]>>,
@@ -190,8 +190,8 @@ impl CookieTier {
     /// | of both scopes | by `identify` | 991 | 990 |
     /// | of both scopes | by `identify_by` | 735 | 990 |
     ///
-    /// Each further value takes 12 bytes, its name and its JSON. A removed value takes 10 bytes and its name. Three
-    /// bytes of JSON take four bytes of the header.
+    /// Each further value takes 12 bytes plus the bytes of its name and of its JSON. A removed value takes 10 bytes
+    /// plus the bytes of its name. Three bytes of JSON take four bytes of the header.
     ///
     /// A proxy reads a whole response head into one buffer, of 4 kB in nginx's default, and answers 502 if the head is
     /// larger. Raise the budget only if no proxy in front has such a buffer.

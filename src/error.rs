@@ -95,7 +95,8 @@ impl MissingSession {
         }
     }
 
-    /// Returns the HTTP status for an answer of a handler: 500 without a layer, 503 where the store did not answer.
+    /// Returns the HTTP status with which a handler can answer this error: 500 without a layer, 503 where the store did
+    /// not answer.
     pub const fn status(&self) -> http::StatusCode {
         match self.kind() {
             MissingSessionKind::NoLayer => http::StatusCode::INTERNAL_SERVER_ERROR,
@@ -194,7 +195,7 @@ impl WriteError {
         &self.names
     }
 
-    /// Returns the HTTP status for an answer of a handler.
+    /// Returns the HTTP status with which a handler can answer this error.
     pub const fn status(&self) -> http::StatusCode {
         match self.kind {
             WriteErrorKind::Closed | WriteErrorKind::Contended => http::StatusCode::CONFLICT,

@@ -292,7 +292,8 @@ impl Session {
         batch::update(self.shared(), index, &mut update).await
     }
 
-    /// Removes a value; computed tiers answer from then on. If no stored tier has the value, nothing changes.
+    /// Removes a value; computed tiers answer from then on. If neither memory nor the cookie nor a shared store has the
+    /// value, nothing changes.
     ///
     /// # Errors
     ///
@@ -306,10 +307,10 @@ impl Session {
         self.batch().remove::<V>().commit().await
     }
 
-    /// Removes a value and returns it, if a stored tier had a valid copy. Of concurrent calls a single call gets the
-    /// value. Returns `None` where there is nothing to take: without a session, in a session that is over, and where no
-    /// session may begin. A page that takes a message at each request therefore begins no session. See
-    /// [messages](crate::guide::login#questions) in the guide.
+    /// Removes a value and returns it, if memory, the cookie or a shared store had a valid copy. Of concurrent calls a
+    /// single call gets the value. Returns `None` where there is nothing to take: without a session, in a session that
+    /// is over, and where no session may begin. A page that takes a message at each request therefore begins no
+    /// session. See [messages](crate::guide::login#questions) in the guide.
     ///
     /// # Errors
     ///
@@ -352,7 +353,7 @@ impl Session {
         relay_out::relay(self.shared())
     }
 
-    // Shared by the above.
+    // Shared by the writing methods.
 
     /// Returns the index of a declared value, except for the identity value: only a sign-in or a sign-out changes that
     /// value.

@@ -25,9 +25,9 @@ pub enum SameSite {
     /// Browsers send the cookie with all requests, for an application that other sites embed. Needs `Secure`, and so
     /// excludes [`plain_http`](crate::CookieTier::plain_http). `None` has three costs:
     ///
-    /// - The rule above does not apply: a form, a frame or an image of another site arrives signed in, or begins a
-    ///   session, and the application itself must tell such requests from its own. The writeback, event streams and
-    ///   sockets still refuse other sites.
+    /// - [`SameSite`]'s rule for requests of other sites does not apply: a form, a frame or an image of another site
+    ///   arrives signed in, or begins a session, and the application itself must tell such requests from its own. The
+    ///   writeback, event streams and sockets still refuse other sites.
     /// - Sockets lose their second guard: `Origin` alone keeps other sites out, so no proxy may remove `Origin`. A
     ///   client that sends no `Origin` has no session
     ///   ([`upgrades_without_origin`](crate::SessionsBuilder::upgrades_without_origin)).

@@ -22,7 +22,7 @@ use crate::{
 ///
 /// let remember_me = Lifetime::new(31 * DAY, 365 * DAY)?;
 /// let public_terminal = Lifetime::new(DAY / 96, DAY / 3)?.until_browser_closes();
-/// assert!(Lifetime::new(2 * DAY, DAY).is_err(), "unused longer than in all");
+/// assert!(Lifetime::new(2 * DAY, DAY).is_err(), "the idle limit is the longer limit");
 /// # Ok::<_, layered_session::BuildError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

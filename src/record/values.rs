@@ -47,7 +47,7 @@ impl StoredValue {
     }
 }
 
-/// The rule by which one stored tier answers where several could.
+/// The rule by which memory, the cookie or a shared store answers where several have a copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Resolution {

@@ -24,11 +24,11 @@ pub struct Explanation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TierAnswer {
-    /// The tier has a valid value. A stored tier's value has a version.
+    /// The tier has a valid value. A value in memory or in the cookie has a version.
     Value(Option<Version>),
     /// The tier has bytes that are no valid value.
     NotValid,
-    /// The value was removed, with this version. No stored tier answers, and the computed tiers do.
+    /// The value was removed, with this version. Only a computed tier can answer.
     Removed(Version),
     /// The tier has no answer. In a chain with memory, the cookie also has no answer if its copy is not newer than
     /// memory's copy: memory knows such a cookie by its bytes, and the cookie is not opened again.

@@ -225,7 +225,7 @@ impl SessionsBuilder {
         self
     }
 
-    /// Sets the rule by which one stored tier answers where several could.
+    /// Sets the rule by which memory, the cookie or a shared store answers where several have a copy.
     pub const fn resolution(mut self, resolution: Resolution) -> Self {
         self.resolution = resolution;
         self
@@ -290,7 +290,8 @@ impl SessionsBuilder {
         let schema = self.schema()?;
         let Tiers { memory, cookie, store, computed } = self.sort_tiers(&schema)?;
         cookie.check()?;
-        // Under `Lax` and `Strict` a browser sends no cookie with an upgrade across sites, with or without `Origin`.
+        // Under `Lax` and `Strict` a browser sends no cookie with an upgrade across sites, so an upgrade without
+        // `Origin` may have its session.
         let bare_upgrades = self.upgrades_without_origin || cookie.sent() != SameSite::None;
         if self.principal_idle < Duration::from_secs(1) {
             return Err(BuildErrorKind::Setting.error(

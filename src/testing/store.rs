@@ -248,8 +248,8 @@ impl SpyStore {
         lock(&self.0).records.clear();
     }
 
-    /// Gives the store a clock: the store then drops each record when the spans of its commits have passed
-    /// ([`Commit::keep`]). Without a clock the store's time stands still, and the store keeps records for ever.
+    /// Gives the store a clock: the store then drops a record once the span of each of its commits ([`Commit::keep`])
+    /// has passed. Without a clock the store's time stands still, and the store keeps records for ever.
     pub fn expire_by(self, clock: impl Clock) -> Self {
         lock(&self.0).clock = Some(Arc::new(clock));
         self

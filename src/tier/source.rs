@@ -16,9 +16,9 @@ use crate::value::{self, Json, SessionValue};
 /// # Contract
 ///
 /// - A future may be dropped before it is polled, and at any await: work belongs inside the future.
-/// - Each load asks the source once, for every declared value, even if the stored tiers hold the values. The handle
-///   keeps the answers, and uses an answer only where no stored tier answers: so a read after `remove` finds the
-///   answer.
+/// - Each load asks the source once, for every declared value, even if memory, the cookie or a shared store has the
+///   values. The handle keeps the answers, and uses an answer only where none of those tiers answers. A read after
+///   `remove` therefore finds the answer.
 /// - A source that waits makes every load wait, also the loads of visitors without a session. So a source should have a
 ///   cache of its own.
 /// - The next tier answers where a source fails, or does not answer within
@@ -110,7 +110,7 @@ impl<'a> Lookup<'a> {
     }
 }
 
-/// Shows the names only: the head may hold credentials.
+/// Shows the names only: the request head may hold credentials.
 impl fmt::Debug for Lookup<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lookup").field("names", &self.names).finish_non_exhaustive()

@@ -53,7 +53,8 @@ impl StoredRecord {
         self.generation
     }
 
-    /// The newest version of the record: each commit raises `newest`, also an end or a lifetime.
+    /// The newest version of the record. Each commit raises this version, also a commit that only ends a session or
+    /// sets a lifetime.
     pub const fn newest(&self) -> Version {
         self.newest
     }

@@ -87,7 +87,7 @@ impl Values for newest::Session {
     }
 }
 
-/// The same code as above, for the type of the previous version.
+/// The same code as for the newest version, for the type of the previous version.
 impl Values for previous::Session {
     async fn of(request: Request<()>) -> Self {
         request.extensions().get::<Self>().cloned().expect("a session")
