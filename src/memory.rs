@@ -186,7 +186,8 @@ impl Memory {
     pub(crate) fn session(&self, key: &RecordKey, now: Millis) -> SessionLookup {
         match self.records.get(key) {
             Some(record) => SessionLookup::of(record, now),
-            // The record before the tombstone: an ended record is removed only after its tombstone is inserted.
+            // The tombstone is looked up after the record: an ended record is removed only after its tombstone is
+            // inserted, so no end is missed.
             None => self.tombstones.find(key, now).map_or(SessionLookup::Unknown, SessionLookup::Ended),
         }
     }

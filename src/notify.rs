@@ -100,7 +100,7 @@ impl WakerSlot {
 impl Drop for WakerSlot {
     fn drop(&mut self) {
         let taken = self.wakers.0.lock().try_remove(self.index);
-        drop(taken); // outside of the lock, as above
+        drop(taken); // outside of the lock: the task of the waker may own other slots
     }
 }
 

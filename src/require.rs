@@ -235,7 +235,7 @@ where
                     };
                     let refused = match loaded {
                         Ok(session) if session.get::<V>().is_some() => None,
-                        // A mistake of the application: no request could ever pass.
+                        // An undeclared type is a mistake of the application: no request could ever pass.
                         Ok(session) if !session.declares::<V>() => Some(empty(StatusCode::INTERNAL_SERVER_ERROR)),
                         Ok(_) => Some(without_value(this.login.take())),
                         Err(missing) => Some(empty(missing.status())),

@@ -35,7 +35,8 @@ impl CookieTier {
         entry_room(self.token_budget()) >= MIN_ENTRIES
     }
 
-    /// Returns the room for entries. The calculation assumes the longest head, so that each accepted write fits.
+    /// Returns the room for entries. The calculation assumes that the fields before the entries have their maximum
+    /// length, so that each accepted write fits.
     pub(crate) fn budget(&self, principals: bool) -> Budget {
         split(entry_room(self.token_budget()), principals)
     }

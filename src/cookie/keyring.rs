@@ -261,7 +261,8 @@ fn weakness(key: &[u8]) -> Option<&'static str> {
     } else if (1..=key.len() / 2).any(repeats) {
         Some("is not random, since its bytes repeat")
     } else if distinct < 18 {
-        // 16 random bytes and padding have up to 17 different bytes. One in 10^13 random keys of 32 bytes has so few.
+        // A key of 16 random bytes and padding has at most 17 different bytes, and is refused. Only one in 10^13 random
+        // keys of 32 bytes has so few.
         Some("is not random, since it has too few different bytes")
     } else {
         None

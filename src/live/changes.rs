@@ -144,7 +144,8 @@ impl Snapshot {
         let schema = &session.shared().node.config.schema;
         let mut events = Vec::new();
         let same = self.owners.iter().map(|owner| owner.key).eq(now.owners.iter().map(|owner| owner.key));
-        // A session that begins on an anonymous handle voids no earlier event, and neither does a record that stays.
+        // A renewal takes a record of the earlier snapshot away. A record that is only added, as when a visitor's first
+        // write begins a session, is no renewal: the earlier events stay valid.
         let stays = |owner: &SeenRecord| now.owners.iter().any(|other| other.key == owner.key);
         let renewed = !self.owners.iter().all(stays);
         if renewed {

@@ -123,7 +123,8 @@ impl State {
     pub(crate) fn is_clean(&self) -> bool {
         match &self.kind {
             Kind::Session { life, browser } => {
-                // A lifetime of the session's own is in tokens only, not in the store.
+                // A lifetime that was given to this session alone is in tokens only: the store then lacks a part of the
+                // session.
                 let stored = !browser.has_unstored && life.lifetime_version() == Version::ZERO;
                 stored || browser.complete && !browser.has_server_only
             }

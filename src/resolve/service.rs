@@ -132,7 +132,7 @@ impl Sessions {
     }
 
     /// Returns the kind of cross-site request, if the kind decides about the session, and the refusal to trace. Checked
-    /// at entry, since the head is gone when the session is loaded.
+    /// at entry, since the request head is gone when the session is loaded.
     fn check_cross_site(&self, head: &Parts, upgrade: bool) -> (Option<CrossSite>, Option<Box<CrossSiteRefusal>>) {
         let (uri, headers) = (&head.uri, &head.headers);
         if upgrade && let Err(refused) = self.cross_site.check(RequestKind::Upgrade, uri, headers) {
@@ -150,7 +150,8 @@ impl Sessions {
         }
     }
 
-    /// Returns the head's answers, computed at entry, since the head is gone when the session is loaded.
+    /// Returns the answers that the chain computes from the request head. Computed at entry, since the request head is
+    /// gone when the session is loaded.
     fn head_facts(&self, head: &Parts, identified: Option<Principal>) -> HeadFacts {
         let defaults = self.node.compute_defaults(head);
         HeadFacts { identified, defaults, parts: self.node.config.has_sources.then(|| Arc::new(head.clone())) }
@@ -208,10 +209,10 @@ pub(crate) enum CookieSupport {
 pub(crate) enum Entered {
     /// No layer of the same sessions lies around this layer.
     Outermost(Arc<Loader>, CookieSupport),
-    /// A layer around this layer owns the loader, and finishes the head.
+    /// A layer around this layer owns the loader, and finishes the response head.
     Within(Arc<Loader>),
-    /// The request has another principal than the handles of the layer around. This layer finishes the head, for the
-    /// new principal.
+    /// The request has another principal than the handles of the layer around. This layer finishes the response head,
+    /// for the new principal.
     Anew { loader: Arc<Loader>, around: Arc<Loader>, browser: CookieSupport },
 }
 
@@ -260,7 +261,8 @@ where
 /// Adds the session's fields for caches and the browser to a response. A request that asked for no session gets no
 /// fields.
 fn finish_head<B>(loader: &Arc<Loader>, response: &mut Response<B>, browser: CookieSupport) {
-    // No handler has asked for the session, and no handler can: the request's extensions are dropped.
+    // No handler has asked for the session, and no handler can, since the request's extensions are dropped: the
+    // response needs no fields.
     let missed = loader.is_missed();
     if loader.loaded().is_none() && !missed && Arc::strong_count(loader) == 1 {
         return;

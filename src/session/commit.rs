@@ -117,7 +117,8 @@ async fn commit_here(
     if scope == Scope::Principal
         && let Some(principal) = shared.principal(now)
     {
-        // Without a store the cookie holds the only copy that outlives this process, and a cookie needs a session.
+        // Without a store only the cookie keeps the write over a restart, and a cookie needs a session: the write
+        // begins a session.
         if shared.node.store.is_none() && matches!(shared.binding(), Binding::Anonymous) {
             let context = shared.node.write_context(scope, now);
             shared.hold_principal(&principal, now).check_budget(changes, context)?;
@@ -424,7 +425,7 @@ fn apply(
             shared.node.merge_stored(record, stored, *scope, context.now);
             Err(CommitFailure::Outdated)
         }
-        // `Retired` answers an end alone, and no write is an end.
+        // A store answers `Retired` only to an end, and this write is no end.
         Committed::Absent | Committed::Ended(_) | Committed::Retired(_) => {
             let _ = shared.end(record, CloseReason::Destroyed, context.now);
             Err(WriteError::closed(CloseReason::Destroyed).into())

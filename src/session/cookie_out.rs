@@ -105,15 +105,16 @@ fn unchanged_cookie<'a>(shared: &'a SessionShared, record: &Record) -> Option<&'
 fn is_current(shared: &SessionShared) -> bool {
     let unchanged = shared.with_session_record(Scope::Session, |record| {
         let cookie = unchanged_cookie(shared, record)?;
-        // The cookie has no principal, and neither has the request's head. A sign-in since would have changed the record.
+        // If neither the cookie nor the request head names a principal, the cookie lacks no user's values: a sign-in
+        // since then would have changed the record.
         let is_anonymous = cookie.principal.is_none() && shared.head_principal.is_none();
         Some((!is_anonymous).then(|| Arc::clone(record)))
     });
     match unchanged.flatten() {
         None => false,
         Some(None) => true,
-        // Outside of the lock, since application code may derive the principal. As of the last use, since a principal's
-        // record that expires during a request must not take its values out of the cookie.
+        // Called outside of the lock, since application code may derive the principal. The time is that of the last
+        // use: a principal's record that expires during a request must not take its values out of the cookie.
         Some(Some(record)) => !is_behind(shared, &record, record.used()),
     }
 }

@@ -76,7 +76,7 @@ pub(super) async fn end_own(shared: &SessionShared, reason: CloseReason) -> Resu
     let before = shared.own_end();
     let mut others: Vec<_> = orders.iter().rev().map(|order| order.id).collect();
     others.extend(before.iter().flat_map(|before| iter::once(&before.id).chain(&before.others)));
-    // An order begins a session with a lifetime of its own.
+    // The session of an order has a lifetime of its own, so the end is kept for the longest lifetime.
     let at_least = if orders.is_empty() { now } else { longest };
     let ended = end_session(shared, reason, at_least, now).await?;
     shared.set_own_lifetime(None);
@@ -87,7 +87,8 @@ pub(super) async fn end_own(shared: &SessionShared, reason: CloseReason) -> Resu
             shared.note_own_end(OwnEnd { id, until, principal: principal.or(orderer), others });
         }
         None if !orders.is_empty() => {
-            // The page may have brought the order to another node: then the browser has the begun session's cookie.
+            // The page may have brought an order to another node, and the browser then has the cookie of the session
+            // that the order began. So the cookie removal names the sessions of all orders.
             if before.is_none() {
                 others.extend(shared.bound_key().or(shared.request_token.key).map(|key| SessionId::from_bytes(key.0)));
             }
@@ -101,7 +102,7 @@ pub(super) async fn end_own(shared: &SessionShared, reason: CloseReason) -> Resu
             if let Err(Some(CloseReason::Destroyed | CloseReason::Revoked | CloseReason::Expired)) = shared.live(now) {
                 // Ended elsewhere: the application may begin another session, as after an end of its own. The browser
                 // keeps its cookie, which by now may be the cookie of a later login. A renewed session goes on in
-                // another tab.
+                // another tab, so this handle may begin no other session.
                 shared.flags.may_begin.set();
             }
         }
@@ -147,7 +148,8 @@ pub(super) async fn end_all_sessions(shared: &SessionShared) -> Result<(), Write
     commit::check_head(shared)?;
     let _lifecycle = shared.lifecycle_lock().await;
     let now = shared.node.now();
-    // As in `destroy`, another tab may renew the session first, and a third tab again before the principal is read.
+    // As in `destroy`, another tab may renew the session first, and a third tab again before the principal is read:
+    // looks again until the principal of a living session is read.
     let principal = loop {
         let record = session_to_end(shared, now);
         match signed_in(shared, record.clone(), now) {
@@ -207,7 +209,8 @@ fn signed_in(
         Ok(_) => WriteError::closed(CloseReason::Renewed),
     })?;
     let anonymous = || match record.closed(now) {
-        // Another request was faster: an ended record no longer names its principal.
+        // Another request has ended the session first, and an ended record no longer names its principal. So the error
+        // tells the end.
         Some(reason) => WriteError::closed(reason),
         None => {
             WriteError::new(WriteErrorKind::Invalid, "no user is signed in, so there are no sessions of a user to end")
@@ -267,8 +270,8 @@ fn exempt_session(shared: &SessionShared, now: Millis) -> Option<Arc<Record>> {
 /// Returns the living successor of this handle's renewed session.
 ///
 /// Each step from an id to its successor must be less than a minute old. A record notes a successor only where the same
-/// principal was signed in before and after. With `identify` the request must have that principal too: the head may
-/// name another user of the same cookie.
+/// principal was signed in before and after. With `identify` the request must have that principal too: the request head
+/// may name another user of the same cookie.
 fn living_successor(shared: &SessionShared, now: Millis) -> Option<Arc<Record>> {
     let memory = shared.node.memory.as_ref()?;
     let mut ended = match shared.binding() {

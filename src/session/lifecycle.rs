@@ -80,7 +80,8 @@ pub(super) async fn begin_session(
         let (changes, planned, above) = (start.changes, start.planned, start.above());
         let begun = commit::create_session(shared, changes, BudgetShare::Whole, planned, above, now).await;
         if matches!(begun, Err(CommitFailure::Outdated)) && planned.is_some() {
-            // A store that finds a planned id in use would find the same at the next attempt.
+            // A store that finds a planned id in use would find the same at the next attempt, so this call makes no
+            // further attempt.
             return Err(WriteError::closed(CloseReason::Renewed));
         }
         if let Some(begun) = attempts.settle(begun)? {
@@ -90,7 +91,8 @@ pub(super) async fn begin_session(
     if let Some(key) = shared.request_token.key
         && let Kind::Session { life, .. } = &mut record.write().kind
     {
-        // Other nodes may not know yet that the request's id has ended.
+        // Other nodes may not know yet that the request's id has ended: the next cookie names the id as the
+        // predecessor, and so ends the id there.
         life.set_predecessor(Predecessor { id: SessionId::from_bytes(key.0), shares_end: false });
     }
     shared.flags.begun_here.set();

@@ -46,7 +46,7 @@ pub(super) async fn run(
     let merging = if is_known { None } else { open_session(&mut shared, &head, now).await? };
     drop_if_revoked(&mut shared, now);
     load_principal(&shared, now).await?;
-    // All of the principal's sessions may have ended while the store was asked.
+    // Checks again: while the store was asked, all of the principal's sessions may have been ended.
     drop_if_revoked(&mut shared, now);
     if let Some(merging) = merging {
         merging.finish(&mut shared, now);
@@ -69,7 +69,7 @@ pub(super) async fn job(node: &Arc<Node>, principal: Principal) -> Result<Sessio
     Ok(shared)
 }
 
-/// Adds the answers of sources and defaults, and the principal that the head names.
+/// Adds the answers of sources and defaults, and the principal that the request head names.
 fn add_answers(shared: &mut SessionShared, head: &RequestHead, mut answers: Vec<ComputedAnswer>) {
     if let Some(facts) = &head.facts {
         let resolve = |principal| Arc::new(head.node.config.resolve_principal(principal));
@@ -159,7 +159,8 @@ pub(in crate::session) async fn load_record(
     if let Snapshot::Present(stored) = snapshot {
         shared.node.merge_stored(&record, stored, Scope::Principal, now);
     }
-    // Marks the record found before the store was asked, since each record of an owner counts its own abandoned writes.
+    // If memory had a record before the store was asked, that record is marked: each record of an owner counts its own
+    // abandoned writes.
     known.as_ref().unwrap_or(&record).mark_read(abandoned);
     // Counted even if empty, so that memory remembers a store without a record of the principal.
     shared.node.account(&record, now);

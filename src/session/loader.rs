@@ -315,7 +315,7 @@ impl Loader {
     fn wait(self: Arc<Self>, patience: WaitPolicy) -> WaitingLoad {
         self.handles.fetch_or(WAITED, Ordering::Release);
         // The load counts as a handle: the body may be sent while a reader waits for the session, and an inner layer
-        // must no longer change the principal of the head.
+        // must no longer change the principal of the request.
         let guard = HandleGuard::new(self);
         Box::pin(async move {
             let loader = &guard.0;
@@ -329,7 +329,8 @@ impl Loader {
                     loader.keep(load::run(head, known, answers).await?);
                 }
             }
-            // The handle is created after the load, and so marks the session if the head has left meanwhile.
+            // The handle is created only after the load. If the response head has left during the load, the new handle
+            // marks the session as a session whose cookie can't follow.
             Ok(Session::new(Arc::clone(loader)))
         })
     }
@@ -359,7 +360,7 @@ impl Loader {
         share_session(&mut shared, outer.as_deref().and_then(Self::loaded));
         let shared = self.shared.get_or_init(|| shared);
         let mut place = self.arrival.lock();
-        // Dropped outside of the lock: the head may hold application data, whose drop runs application code.
+        // Dropped outside of the lock: the request head may hold application data, whose drop runs application code.
         let mut arrival = place.take();
         if let Some(Arrival { head, .. }) = &mut arrival {
             self.keep_cookies(head.cookies.take());

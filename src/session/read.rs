@@ -83,7 +83,7 @@ pub(crate) fn declared_index<V: SessionValue>(shared: &SessionShared) -> Option<
     index
 }
 
-/// Looks at the answer of the stored tiers for a value.
+/// Looks at the answer of memory, the cookie and the store for a value.
 pub(crate) fn stored(shared: &SessionShared, index: ValueIndex, now: Millis, access: Access) -> Look {
     let scope = shared.node.config.schema.get(index).scope;
     // A socket's handler reads after each change, whether or not the user is present.
@@ -129,7 +129,8 @@ pub(crate) fn peek(shared: &SessionShared, index: Option<ValueIndex>, now: Milli
     let session = ends(shared, now);
     let look = match shared.record_of(scope, now).map(|record| look(&record)) {
         Some(Ok(look)) => look,
-        // After the check above a clone renewed the session, or the session ended. No value goes out after an end.
+        // A clone renewed the session after this function's first look, or the session ended. No value goes out after
+        // an end.
         Some(Err(reason)) if reason != CloseReason::Expired => return peek(shared, index, now),
         // An idled-out record of a principal counts as empty, and does not end the watch.
         Some(Err(_)) | None => Look::default(),
@@ -151,7 +152,8 @@ fn look_in(
     };
     let ValueSlot { index, value: StoredValue { version, json, .. }, .. } = copy;
     let from_cookie = shared.request_token.from_cookie.contains(&(*index, *version)) || shared.node.memory.is_none();
-    // The unread newer copy answers only after memory's copy has expired. The cookie brought that newer copy.
+    // An unread newer copy came with the cookie, and answers only after memory's copy has expired: the tier is then the
+    // cookie.
     let tier = if from_cookie || state.values.is_unread(copy) { COOKIE } else { MEMORY };
     let stored = Stored { key: *record.key(), version: *version, json: json.clone(), tier };
     let ends = copy.value.expires(schema.get(*index).max_age).map_or(record_ends, |end| end.min(record_ends));

@@ -122,7 +122,8 @@ impl RelayRefused {
     pub(crate) fn count(&self, node: &Node) {
         let counter = match self {
             Self::NotGenuine => &node.counters.foreign_tokens,
-            // The token is genuine and current: the store, the values or a limit of this node stood in the way.
+            // Not counted: the token is genuine and current, and the refusal came from the store, the values or a limit
+            // of this node.
             Self::Write(_) | Self::Busy => return,
             Self::Expired | Self::OtherSession | Self::Closed(_) | Self::Used | Self::OtherUser => {
                 &node.counters.refused_tokens
@@ -209,7 +210,7 @@ pub(super) async fn find_token_record(
 ) -> Result<Arc<Record>, RelayRefused> {
     let (node, key) = (&shared.node, RecordKey(*id.as_bytes()));
     if let Some(store) = node.store()
-        // Memory may have the store's last answer.
+        // The store is not asked if memory has the store's last answer.
         && !matches!(node.lookup(&id), SessionLookup::Live(record) if !record.is_stale())
     {
         match store.read(node.config.owner(&id)).await.map_err(WriteError::from)? {

@@ -48,7 +48,8 @@ pub(crate) async fn apply_relay(shared: &SessionShared, relayed: OpenedRelay) ->
             relay::check_minting(shared, page)?;
             bring_birth(shared, id, &current, nonce, now).await
         }
-        // The cookie has idled out and proves its id alone. The token tells of a later use.
+        // The cookie has idled out, and proves only that the browser had the session. The token tells of a later use,
+        // so the session may still live.
         Err(None) if shared.request_token.cookie_tokens().ids == [id] && shared.node.end_reason(&id).is_none() => {
             let record = relay::find_token_record(shared, id, &current, now).await?;
             relay::take_changes(shared, &record, &current, now)?;
@@ -93,14 +94,15 @@ async fn apply_removal(
     let now = shared.node.now();
     let named = || iter::once(&relayed.id).chain(&order.begun);
     let names = |id: &SessionId| named().any(|named| named == id);
-    // The cookie of the next session may be on its way to the browser.
+    // After a renewal the cookie of the next session may be on its way to the browser, and a cookie removal could
+    // remove that cookie.
     let turned = brought.ids.iter().any(|id| shared.node.end_reason(id) == Some(CloseReason::Renewed));
     for id in named() {
         let CurrentToken { life, payload, .. } = &relayed.current;
         end::end_id(shared, *id, payload.head.principal, life.absolute_deadline(), now).await?;
     }
     let other = brought.ids.iter().any(|id| !names(id) && shared.node.end_reason(id).is_none());
-    // A cookie that this node can't open may be a later login.
+    // The cookie stays if it may belong to another session: a cookie that this node can't open may be a later login.
     if other || turned || brought.unread {
         return Err(RelayRefused::Closed(CloseReason::Renewed));
     }
@@ -157,8 +159,8 @@ async fn apply_order(
         }
     };
     turned.map_err(RelayRefused::Write)?;
-    // Noted since the begun session may leave memory within the minute of the order. A full set is no reason to fail
-    // now.
+    // The session that the order began may leave memory within the minute of the order, and only the noted nonce then
+    // refuses the order a second time. The order has succeeded, even if the set of nonces is full.
     let _ = shared.node.accepted_nonces.accept(relayed.nonce, now);
     Ok(())
 }

@@ -197,7 +197,8 @@ fn plan_session(
     user: Option<&ResolvedPrincipal>,
     now: Millis,
 ) -> Result<PlannedSession, WriteError> {
-    // The page has brought an order of this handle, and is in another session by now.
+    // The page has brought an order of this handle, so the browser is in another session by now, and this handle can
+    // make no further order.
     if shared.orders().iter().any(|order| shared.node.is_known(&order.id)) {
         return Err(WriteError::closed(CloseReason::Renewed));
     }

@@ -172,7 +172,7 @@ async fn create_in_store(
     let write = StoreWrite { changes: &changes, ..StoreWrite::of(CommitKind::Create, until) };
     match store.commit(shared.node.config.owner(&next.id()), write).await? {
         Committed::Applied { .. } => Ok(()),
-        // Another node has carried out the order.
+        // The store knows the planned id already: another node has carried out the order.
         _ if replacement.start.planned.is_some() => Err(WriteError::closed(CloseReason::Renewed)),
         _ => Err(not_taken()),
     }

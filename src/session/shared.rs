@@ -240,7 +240,8 @@ impl SessionShared {
             let birth = bound.read().birth(&self.node.time, now);
             if birth.is_some_and(|birth| birth <= not_before) {
                 if let Some(renewer) = self.node.exempt_renewals.renewer(bound.key()) {
-                    // The renewal under way decides. Until then the session is open to the renewing handle alone.
+                    // The renewal that is under way decides whether the session lives. Until then only the renewing
+                    // handle may use the session.
                     return if renewer == self.handle_id() { Ok(()) } else { Err(CloseReason::Revoked) };
                 }
                 // An error means that another handle has ended the session already.
@@ -321,9 +322,9 @@ impl SessionShared {
         }
         if let Some(principal) = self.principal(now) {
             self.hold_principal(&principal, now);
-            // Subscribes to the record that is held now, since a clone may have replaced the record of the line above.
-            // A record leaves the slot under this lock, and is unsubscribed from afterwards: no subscription stays
-            // behind.
+            // Subscribes to the record that is held now, since a clone may have replaced the record that
+            // `hold_principal` held. A record leaves the slot under this lock, and is unsubscribed from afterwards: no
+            // subscription stays behind.
             if let Some(held) = &*self.lazy().principal.lock() {
                 held.extras().subscribers.subscribe(wakers);
             }

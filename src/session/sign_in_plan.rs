@@ -59,8 +59,8 @@ pub(super) async fn sign_in(
     shared.flags.touched.set();
     lifecycle::check_can_set_cookie(shared)?;
     let _lifecycle = shared.lifecycle_lock().await;
-    // A sign-in may follow a session that had ended before this request, or that this handle has just ended. The
-    // application may also answer a form of another site, which has no session.
+    // A sign-in may follow a session that had ended before this request, or that this handle has just ended. If the
+    // application allows sign-ins from another site, the request of another site's form has no session either.
     let may_begin = match shared.live(shared.node.now()) {
         Ok(_) => false,
         Err(Some(reason)) if !lifecycle::may_be_followed(shared, site) => return Err(WriteError::closed(reason)),

@@ -123,8 +123,8 @@ fn encode(declared: &ValueSpec, raw: &str) -> Result<Json, Refusal> {
     let json = (declared.normalize)(raw.as_bytes());
     let stored = match &json {
         Ok(json) => integers_survive(raw, json),
-        // A type that could not decode the value has taken no integer. A decoded value that is not valid has kept its
-        // integers.
+        // If the type could not decode the value, every integer counts as lost. A decoded value that is not valid has
+        // kept its integers.
         Err(ValueError::Undecodable(_)) => integers_survive(raw, b""),
         Err(_) => true,
     };

@@ -232,7 +232,7 @@ fn check(text: &str) -> Result<(), Malformed> {
             let items: Vec<&RawValue> = from_str(text).map_err(syntax)?;
             items.into_iter().try_for_each(|item| check(item.get()))
         }
-        // A `RawValue` does not check escapes, such as the lone surrogate `\ud800`.
+        // A `RawValue` does not check escapes, such as the lone surrogate `\ud800`, so the text is decoded here.
         Some(b'"') => from_str(text).map(|Text(_)| ()).map_err(syntax),
         Some(b'-' | b'0'..=b'9') if !text.parse().is_ok_and(f64::is_finite) => Err(Malformed::JSON),
         _ => Ok(()),

@@ -90,7 +90,8 @@ fn settle(
         return Admission::Over(Binding::Anonymous);
     }
     if token.is_idle(now) {
-        // The tombstones may be gone by now: the values of a token as old as this could undo removals.
+        // Only the lifetime is merged. The tombstones may be gone by now, so the values of such an old token could undo
+        // removals.
         record.merge_life(&token.life, now);
         return Admission::Live(record, None);
     }
@@ -101,7 +102,7 @@ fn settle(
 /// then on a socket or a copied cookie with the former id has no session on this node.
 fn end_predecessor(shared: &SessionShared, record: &Arc<Record>, token: &CurrentToken, now: Millis) {
     let (Some(memory), Some(predecessor)) = (&shared.node.memory, token.payload.head.predecessor) else { return };
-    // A late sign-out with the former id ends this session too: see `end`.
+    // A sign-out with the former id that arrives after the renewal ends this session too: see `end`.
     let successor = match predecessor.shares_end {
         true => Successor::Session(Box::new(*record.key())),
         false => Successor::None,
@@ -118,7 +119,8 @@ fn end_predecessor(shared: &SessionShared, record: &Arc<Record>, token: &Current
         SessionLookup::Live(before) => {
             let _ = shared.end_as(&before, CloseReason::Renewed, successor, now);
         }
-        // This node learnt of the sign-out before the renewal.
+        // This node learnt of the sign-out with the former id first, and learns of the renewal only now: the sign-out
+        // ends the renewed session too.
         SessionLookup::Ended(EndedSession::Recently(end)) if predecessor.shares_end && end.is_sign_out() => {
             let _ = shared.end(record, CloseReason::Destroyed, now);
         }

@@ -119,7 +119,8 @@ fn recognise(node: &Node, token: &[u8], now: Millis) -> Option<KnownToken> {
         return None;
     }
     let principal = match cookie.principal.as_deref() {
-        // An evicted, expired or newer record of the principal may lack values of the token.
+        // If the principal's record was evicted, has expired or has changed, memory may lack values of the token: the
+        // token must be opened.
         Some((key, revision)) if *revision != 0 => {
             Some(memory.principal(key).filter(|record| record.live(now, State::revision) == Ok(*revision))?)
         }
@@ -196,7 +197,7 @@ impl OpenedTokens {
         self.brought.add(id, token.is_some());
         let ended = node.end_reason(&id).is_some();
         let token = token.filter(|token| !token.is_idle(now) || ended || node.lives(&id));
-        // An ended id counts beside another id too: the other id may be that of a planted cookie.
+        // An ended id and another id count as several sessions: the other id may be that of a planted cookie.
         if token.is_some() || ended {
             self.several |= self.session.replace(id).is_some_and(|other| other != id);
         }

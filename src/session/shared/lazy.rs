@@ -93,7 +93,8 @@ impl SessionShared {
     pub(in crate::session) fn note_own_end(&self, ended: OwnEnd) {
         self.set_own_end(ended);
         self.flags.own_ends.fetch_add(1, Ordering::AcqRel);
-        // The record has notified its subscribers already. A watch that read before this note reads again.
+        // The record notified its subscribers before this note, and a watch may have read in between: the second
+        // notification makes the watch read the note.
         if let Some(wakers) = self.wakers() {
             wakers.notify();
         }
@@ -135,7 +136,7 @@ impl SessionShared {
     ///
     /// `Invalid` if the handle has made so many orders that the end of its session could not void a further order.
     pub(in crate::session) fn note_order(&self, planned: IssuedOrder) -> Result<SessionId, WriteError> {
-        // A removal names the ended sessions too.
+        // The ended sessions count towards the limit too, since a cookie removal names them.
         let ended = self.own_end().map_or(0, |ended| 1 + ended.others.len());
         let mut issued = self.lazy().issued.lock();
         let same = |earlier: &IssuedOrder| earlier.turn == planned.turn && earlier.principal == planned.principal;
