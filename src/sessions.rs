@@ -251,8 +251,8 @@ pub struct Stats {
     /// Requests with a cookie of ours that asked for their session, and whose record was in memory. A request with
     /// several such cookies counts once.
     pub hits: u64,
-    /// Such requests whose record was not in memory: the record is new to this node, has expired or was evicted, or the
-    /// cookie was made up.
+    /// Requests with a cookie of ours that asked for their session, and whose record was not in memory: the record is
+    /// new to this node, has expired or was evicted, or the cookie was made up.
     pub misses: u64,
     /// Records and tombstones dropped after their expiry.
     pub expired: u64,

@@ -117,7 +117,7 @@ function put(items) {
   now.forEach((line, at) => {
     if (lines.children[at] !== line) lines.insertBefore(line, lines.children[at] ?? null);
   });
-  // The focused button has left the page, or will be hidden.
+  // If the focused button has left the page or will be hidden, the cart takes the focus.
   if (!focused.isConnected || (focused.id === 'empty' && !now.length)) element('cart').focus({ preventScroll: true });
 }
 

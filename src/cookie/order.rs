@@ -7,7 +7,7 @@
 //! | 1 | flags: 1 the browser may have no cookie of the session, 2 the token's id lived when the order was made, 4 the token's id had ended by then |
 //! | 1 | number of begun ids: 1, or up to 15 of a removal |
 //! | 32 | each begun id: the id of the session that the turn begins; of a removal, the ids that earlier orders may have begun and that the removal ends |
-//! | 8 | birth of the begun session |
+//! | 8 | birth of the session that the turn begins |
 //! | 1 | number of adopted names |
 //! | | each adopted name, after its length in 1 byte |
 //!
@@ -20,7 +20,7 @@ use crate::{id::SessionId, version::Version};
 
 const NO_COOKIE: u8 = 1;
 
-/// The maximum number of begun sessions that a removal names in addition to its own session.
+/// The maximum number of sessions of orders that a removal names in addition to its own session.
 pub(crate) const MAX_BEGUN: usize = 15;
 
 /// The order in a turn token.
@@ -34,7 +34,7 @@ pub(crate) struct Order {
     /// The id of the session that the turn begins. A removal names further sessions here, which end with its own
     /// session.
     pub(crate) begun: Vec<SessionId>,
-    /// The birth of the begun session: the version at which the order was made.
+    /// The birth of the session that the turn begins: the version at which the order was made.
     pub(crate) birth: Version,
     /// Wire names of the values that a sign-in adopts.
     pub(crate) adopts: Vec<Box<str>>,

@@ -34,8 +34,9 @@ use crate::{
 
 mod extras;
 
-/// The bytes of a record without its heap: the record, the two counters of its `Arc`, the pointer in the index, and
-/// nine bytes of its shard's table, which become 14 as the table is between seven sixteenths and seven eighths full.
+/// The bytes of a record without its heap: the sum of the record, the two counters of its `Arc`, the pointer in the
+/// index, and nine bytes of its shard's table, which become 14 as the table is between seven sixteenths and seven
+/// eighths full.
 pub(super) const BASE_BYTES: usize = size_of::<Record>() + 2 * size_of::<usize>() + size_of::<usize>() + 14;
 
 /// One record, of 232 bytes for a session with one short value (measured in the tests of the memory tier).

@@ -30,7 +30,8 @@ pub(crate) const fn entry_len(name: usize, json: Option<usize>) -> usize {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct JsonRoom {
     pub(crate) used: usize,
-    /// The bytes by which the present values may grow. Another value takes more than its JSON.
+    /// The bytes by which the JSON of the present values may grow. A further value also needs room for its name and its
+    /// version.
     pub(crate) free: usize,
 }
 

@@ -46,8 +46,9 @@ pub(crate) struct Loader {
     /// The number of handles and of loads under way, with the marks [`HEAD_SENT`] and [`WAITED`]. The count of the
     /// `Arc` is no substitute: the request's extensions hold the `Arc` too, and any code may clone the extensions.
     ///
-    /// Count and marks are one atomic number, so that a handle and the response head agree which of them came first: a
-    /// later handle finds the mark, and a later head finds the handle's session.
+    /// Count and marks are one atomic number, so that a handle and the response head agree which of the two came first.
+    /// A handle that comes after the response head finds the mark, and a response head that comes after the handle
+    /// finds the handle's session.
     handles: AtomicUsize,
 }
 

@@ -18,7 +18,7 @@ use crate::{
     version::Version,
 };
 
-/// The copy of a value in the stored tiers.
+/// The copy of a value in memory, the cookie or the store.
 #[derive(Debug)]
 pub(crate) struct Stored {
     key: RecordKey,
@@ -28,7 +28,7 @@ pub(crate) struct Stored {
     pub(crate) tier: &'static str,
 }
 
-/// A look at a value of the stored tiers.
+/// A look at the copy of a value in memory, the cookie or the store.
 #[derive(Debug, Default)]
 pub(crate) struct Look {
     pub(crate) stored: Option<Stored>,
@@ -260,7 +260,7 @@ fn collect_snapshot(shared: &SessionShared, now: Millis) -> (Vec<SeenRecord>, Ve
     (owners, values)
 }
 
-/// Whether a stored tier has a value to remove. Computed answers can't be removed, and don't count.
+/// Whether memory, the cookie or the store has a value to remove. Computed answers can't be removed, and don't count.
 pub(super) fn has_stored(shared: &SessionShared, index: ValueIndex, now: Millis) -> bool {
     let record = shared.record_of(shared.node.config.schema.get(index).scope, now);
     record.is_some_and(|record| {

@@ -152,7 +152,7 @@ impl SessionsBuilder {
     }
 
     /// Keeps bytes of the session's part of the cookie for the identity value (`identify_by`), so that a full session
-    /// can sign in. The default is 256 bytes. A value takes the bytes of its JSON, of its name, and 12 more.
+    /// can sign in. The default is 256 bytes. A value takes 12 bytes plus the bytes of its name and of its JSON.
     ///
     /// An ordinary write that would need a part of this room is refused (`TooLarge`). A sign-in whose identity value
     /// and granted values together fit the room is never too large, however full the session is. A larger identity

@@ -186,7 +186,7 @@ impl<B> TestSession<B> {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the values may have been written or not; no test has a handle of them.
+    /// If the future is dropped, the values may have been written or not, and no test has a handle of the session.
     pub async fn into_request(self) -> Result<Request<B>, TestError> {
         self.prepare().await.map(|(request, _)| request)
     }
@@ -257,7 +257,7 @@ async fn load(extensions: &Extensions) -> Result<Session, TestError> {
 ///
 /// # Cancel safety
 ///
-/// Dropped, the values may have been written or not; no test has a handle of them.
+/// If the future is dropped, the values may have been written or not, and no test has a handle of the session.
 impl<B: Send + 'static> IntoFuture for TestSession<B> {
     type Output = Result<Session, TestError>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;

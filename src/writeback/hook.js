@@ -134,7 +134,8 @@ class LayeredSession extends EventTarget {
     on(globalThis, ['pageshow'], ({ persisted }) => {
       if (!persisted) return;
       this.#join();
-      // This tab missed the turns of other tabs, and a hook without a stream does not learn of turns in another way.
+      // This tab missed the turns of other tabs. A stream tells the present session; a hook without a stream assumes a
+      // turn.
       this.#events ? this.#posting.resume() : this.#turn();
     });
     on(document, ['visibilitychange'], () => {
@@ -288,7 +289,8 @@ class LayeredSession extends EventTarget {
   #look() {
     this.#posting.resume();
     this.#silence.look();
-    // A tab that was closed before the answer to its first store could not send `begun`.
+    // A tab that was closed before the answer to its first store could not send `begun`, so this tab looks for a
+    // session.
     if (this.#session === '' && Date.now() - this.#begunAt > ANSWER) return this.#renew();
     if (this.#source) return;
     if (this.#session === undefined) this.#listening.resume();
@@ -321,7 +323,7 @@ class LayeredSession extends EventTarget {
     this.#turns++;
     this.#token = this.#order = undefined;
     this.#conflict = false;
-    // Without a stream the hook does not learn the user of the new session.
+    // Without a stream the hook does not learn the user of the new session, so no value of the former user is kept.
     if (!this.#events && this.#waiting.size) this.#giveUp(this.#waiting);
     this.#replace({});
     this.#hangUp();
@@ -545,7 +547,7 @@ class LayeredSession extends EventTarget {
       }
       this.#emit('conflict', { code, message, names });
     } else if (status < 400 || status === 408 || status === 429 || status > 499) {
-      // Includes a 200 that does not come from the writeback, such as the login page behind a redirect.
+      // Tried again. A 200 that does not come from the writeback counts too, such as the login page behind a redirect.
       this.#keep(batch, token);
       this.#posting.wait();
     } else {
