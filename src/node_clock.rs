@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn times_before_step_keep_earlier_lead() {
+    fn clock_step_changes_no_lead_of_earlier_times() {
         let (clock, time) = time();
         let before = time.wall(time.now());
         step_back(&clock, &time, Duration::from_secs(600));

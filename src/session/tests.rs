@@ -47,7 +47,7 @@ impl Rounds {
 }
 
 #[test]
-fn watch_during_renewal_leaves_the_old_record() {
+fn watch_during_renewal_unsubscribes_from_old_record() {
     const ROUNDS: usize = if cfg!(miri) { 20 } else { 3000 };
     let sessions = Sessions::builder()
         .tier(MemoryTier::builder().build())

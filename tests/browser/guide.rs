@@ -158,7 +158,7 @@ async fn second_tab_joins_the_first_session() -> Result {
 }
 
 #[tokio::test]
-async fn refused_write_keeps_the_socket() -> Result {
+async fn refused_write_closes_no_socket() -> Result {
     let (_guide, _browser, one, _other) = two_visitors().await?;
     one.say("three").await?;
     one.until("typeof globalThis.told", "string").await?;

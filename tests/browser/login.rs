@@ -140,7 +140,7 @@ async fn remember_me_outlives_the_browser() -> Result {
 }
 
 #[tokio::test]
-async fn restart_without_keys_keeps_the_login() -> Result {
+async fn login_survives_restart_without_keys() -> Result {
     let mut server = Server::without_keys("login")?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open_at("login").await?;

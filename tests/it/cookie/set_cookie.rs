@@ -77,7 +77,7 @@ async fn removal_repeats_attributes_of_live_cookie() {
 
 // G15, R22: the layer appends our cookie, and leaves the handler's `Set-Cookie` fields unchanged.
 #[tokio::test]
-async fn other_cookies_stay_unchanged() {
+async fn handlers_own_cookies_stay_unchanged() {
     let app = App::new();
     let response = |session: Session| async move {
         session.set(dark()).await.unwrap();

@@ -103,7 +103,7 @@ async fn sign_in_uses_lifetime_set_before() {
 }
 
 #[tokio::test]
-async fn lifetime_waits_for_first_write() {
+async fn lifetime_applies_from_first_write() {
     for (app, node, other) in settings() {
         let mut browser = Browser::new();
         let before = node.sessions.stats().records;
@@ -127,7 +127,7 @@ async fn lifetime_waits_for_first_write() {
 }
 
 #[tokio::test]
-async fn lifetime_without_write_is_dropped() {
+async fn lifetime_without_write_has_no_effect() {
     let app = App::new();
     let node = app.start();
     let mut browser = Browser::new();

@@ -52,7 +52,7 @@ async fn cookie_names_old_id_for_one_minute() {
 }
 
 #[tokio::test]
-async fn sign_out_elsewhere_ends_renewed_session() {
+async fn sign_out_under_old_id_ends_renewed_session() {
     let app = App::new();
     let (node, other) = (app.start(), app.start());
     let mut browser = signed_in(&node, "ada").await;

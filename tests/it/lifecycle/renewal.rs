@@ -154,7 +154,7 @@ async fn sign_in_removes_anonymous_choice() {
 
 // G12: a sign-in ends the sockets of other tabs with the reason `Renewed`.
 #[tokio::test]
-async fn sign_in_closes_other_tabs() {
+async fn sign_in_closes_sockets_of_other_tabs() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let tab = socket(&browser, &node).await;
@@ -200,7 +200,7 @@ async fn watch_follows_signed_in_user() {
 }
 
 #[tokio::test]
-async fn refused_sign_in_keeps_watches() {
+async fn refused_sign_in_ends_no_watch() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
     let browser = signed_in(&node, "ada").await;

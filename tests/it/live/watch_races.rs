@@ -355,7 +355,7 @@ async fn revoked_birth_token_is_refused() {
 
 // A heartbeat comes every 15 seconds, also after a step of the system's clock.
 #[tokio::test]
-async fn clock_step_back_keeps_heartbeat() {
+async fn heartbeat_continues_after_clock_step_back() {
     let app = App::new();
     let node = app.start();
     let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();

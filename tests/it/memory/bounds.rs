@@ -286,7 +286,7 @@ fn hits_and_misses_count_loads() {
 }
 
 #[tokio::test]
-async fn open_sockets_allow_eviction() {
+async fn open_sockets_prevent_no_eviction_of_others() {
     let Tier { clock, node } = Tier::new(20_000);
     let mut held = Vec::new();
     for _ in 0..16 {
@@ -301,7 +301,7 @@ async fn open_sockets_allow_eviction() {
 }
 
 #[tokio::test]
-async fn open_sockets_allow_eviction_within_minute() {
+async fn open_sockets_prevent_no_eviction_within_minute() {
     let Tier { node, .. } = Tier::new(20_000);
     let mut held = Vec::new();
     for number in 0..200 {

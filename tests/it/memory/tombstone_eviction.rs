@@ -122,7 +122,7 @@ fn flood(tier: &Tier) {
 }
 
 #[test]
-fn visitors_erase_no_remote_renewal() {
+fn visitors_erase_no_tombstone_of_remote_renewal() {
     let (first, second) = two_nodes();
     let mut ada = first.user("ada");
     let old = ada.clone();
@@ -155,7 +155,7 @@ fn cancelled_sign_in_order_stays_cancelled() {
 // The second node learns only from the sign-in order that ada's handle has ended the id, and remembers this while
 // thousands of visitors' sessions end.
 #[test]
-fn end_in_sign_in_order_outlives_visitors() {
+fn visitors_erase_no_end_in_sign_in_order() {
     let (first, second) = two_nodes();
     let ada = first.user("ada");
     let live = at_once(socket(&ada, &first.node)).unwrap();

@@ -25,7 +25,7 @@ async fn birth_token_gives_cookie_once() {
 }
 
 #[tokio::test]
-async fn later_birth_token_works_after_lost_answer() {
+async fn second_birth_token_works_after_lost_answer() {
     let node = App::new().node;
     let live = socket(&Browser::new(), &node).await;
     live.set(theme("light")).await.unwrap();

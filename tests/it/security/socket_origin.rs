@@ -242,7 +242,7 @@ async fn unused_refused_socket_traces_nothing() {
 
 // curl with `--http2` and Java's `HttpClient` offer HTTP/2 by `Upgrade`, and get an answer in HTTP/1.1.
 #[tokio::test]
-async fn http2_offer_keeps_session() {
+async fn request_with_http2_offer_has_session() {
     let (node, browser) = signed_in().await;
     let offers = [
         [("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c")],

@@ -47,7 +47,7 @@ async fn relay_token_delivers_socket_writes() {
 
 // R29: a birth token sets a cookie, so the writeback checks a birth token more strictly than a relay token.
 #[tokio::test]
-async fn late_or_foreign_relay_token_is_refused() {
+async fn expired_or_foreign_relay_token_is_refused() {
     let mut page = Page::new();
     let birth = page.relay("mine").await;
     let mut other = Page { browser: Browser::new(), node: page.node.clone(), ..Page::new() };

@@ -117,7 +117,7 @@ async fn value_taken_once_across_nodes() {
 
 // G8: writes of different values by two open handles both stay.
 #[tokio::test]
-async fn concurrent_writes_keep_other_values() {
+async fn concurrent_writes_lose_no_other_values() {
     let app = App::new();
     let mut browser = app.dark().await;
     let (one, other) = (browser.open(&app.node).await, browser.open(&app.node).await);
