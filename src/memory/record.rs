@@ -327,15 +327,16 @@ impl Record {
         incoming.readable.or_else(|| Some(can_read(incoming)))
     }
 
-    /// Ends the record, unless the record is closed already, and notifies the watchers.
+    /// Ends the record as of `at`, unless the record is closed already, and notifies the watchers.
     pub(crate) fn end(
         &self,
         reason: CloseReason,
         principal: Option<PrincipalTag>,
         successor: Successor,
+        at: Millis,
         now: Millis,
     ) -> Result<(), CloseReason> {
-        let ended = self.end_with(reason, principal, now, |_| Ok(successor));
+        let ended = self.end_with(reason, principal, (at, now), |_| Ok(successor));
         self.notify_all();
         ended.map_err(|refused| match refused {
             CommitRejected::Closed(closed) => closed,
@@ -349,14 +350,14 @@ impl Record {
         &self,
         reason: CloseReason,
         principal: Option<PrincipalTag>,
-        now: Millis,
+        (at, now): (Millis, Millis),
         succeed: impl FnOnce(&State) -> Result<Successor, CommitRejected>,
     ) -> Result<(), CommitRejected> {
         let mut state = self.write();
         state.check_live(self.used(), now).map_err(CommitRejected::Closed)?;
         let successor = succeed(&state)?;
         let until = state.absolute_deadline().unwrap_or(now).max(state.forget_after(self.used()));
-        state.end(End { reason, at: now, until, principal, successor });
+        state.end(End { reason, at, until, principal, successor });
         Ok(())
     }
 

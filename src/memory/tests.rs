@@ -97,7 +97,7 @@ impl Tier {
     }
 
     pub(super) fn end(&self, record: &Arc<Record>, now: Millis) {
-        let _ = record.end(CloseReason::Destroyed, None, Successor::None, now);
+        let _ = record.end(CloseReason::Destroyed, None, Successor::None, now, now);
         self.memory.account_and_sweep(record, now);
     }
 

@@ -2,11 +2,15 @@
 
 use super::Node;
 use crate::{
+    config::Identity,
     error::{CloseReason, TierError},
-    id::{OwnerId, SessionId},
-    record::change::Mutation,
-    tier::{Change, Commit, CommitKind, Committed, Snapshot, StoredLife, outside::SharedTier},
-    time::Millis,
+    id::OwnerId,
+    record::{
+        change::Mutation,
+        life::{End, Successor},
+    },
+    tier::{Change, Commit, CommitKind, Committed, Snapshot, StoredEnd, StoredLife, outside::SharedTier},
+    time::{Millis, Wall},
     version::Version,
 };
 
@@ -49,6 +53,25 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Converts an end in the store to node time. The end is kept for as long as a token of the id may open.
+    pub(crate) fn stored_end(&self, end: &StoredEnd, now: Millis) -> End {
+        let at = self.time.written(Version::at(Wall::of(end.at())), now);
+        let successor = end.successor().map_or(Successor::None, |owner| Successor::Stored(Box::new(owner)));
+        let until = now.after(self.longest_absolute());
+        End { reason: end.reason(), at, until, principal: None, successor }
+    }
+
+    /// Returns the session that a renewal on another node began less than a minute ago, if a sign-out of the old
+    /// session ends the new session too. With `identify` a sign-out ends no successor: the head of this request may
+    /// name another user.
+    pub(crate) fn live_successor(&self, end: &StoredEnd) -> Option<OwnerId> {
+        let now = self.now();
+        let follows = matches!(self.config.identity, Identity::Value { .. });
+        end.successor().filter(|_| follows && self.stored_end(end, now).is_recent(now))
+    }
+}
+
 impl NodeStore<'_> {
     pub(crate) async fn read(self, owner: OwnerId) -> Result<Snapshot, TierError> {
         self.tier.read(owner, &self.node.time).await
@@ -64,13 +87,25 @@ impl NodeStore<'_> {
     /// Ends a session. The store may forget the end at `until`.
     pub(crate) async fn end(
         self,
-        id: &SessionId,
+        owner: OwnerId,
         reason: CloseReason,
-        successor: Option<&SessionId>,
+        successor: Option<OwnerId>,
         until: Millis,
     ) -> Result<Committed, TierError> {
-        let owner = |id| self.node.config.owner(id);
-        let kind = CommitKind::End { reason, successor: successor.map(owner) };
-        self.commit(owner(id), StoreWrite::of(kind, until)).await
+        self.commit(owner, StoreWrite::of(CommitKind::End { reason, successor }, until)).await
+    }
+
+    /// Ends a session, and each session that a renewal on another node has made of it within the last minute.
+    pub(crate) async fn end_line(self, owner: OwnerId, reason: CloseReason, until: Millis) -> Result<(), TierError> {
+        let mut owner = owner;
+        loop {
+            match self.end(owner, reason, None, until).await? {
+                Committed::Ended(end) => match self.node.live_successor(&end) {
+                    Some(successor) => owner = successor,
+                    None => return Ok(()),
+                },
+                _ => return Ok(()),
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     error::{BuildError, BuildErrorKind, CloseReason},
-    id::{PrincipalTag, RecordKey, SessionId},
+    id::{OwnerId, PrincipalTag, RecordKey, SessionId},
     node_clock::NodeClock,
     time::Millis,
     version::Version,
@@ -273,8 +273,9 @@ pub(crate) enum Successor {
     None,
     /// The session that a renewal began for the same principal: a `destroy` of the id ends that session too.
     Session(Box<RecordKey>),
-    /// A shared store reported the end: another node may have renewed the session.
-    Unknown,
+    /// The session that a renewal began on another node, as the shared store names it: a `destroy` of the id ends that
+    /// session in the store.
+    Stored(Box<OwnerId>),
 }
 
 impl End {
@@ -283,9 +284,9 @@ impl End {
         now < self.at.after(FENCE)
     }
 
-    /// Whether the session was destroyed, and can't have been renewed on another node.
+    /// Whether the session was destroyed, and not renewed.
     pub(crate) fn is_sign_out(&self) -> bool {
-        self.reason == CloseReason::Destroyed && !matches!(self.successor, Successor::Unknown)
+        self.reason == CloseReason::Destroyed
     }
 }
 

@@ -30,7 +30,7 @@ impl StoredValue {
 
     /// Returns the rank of this copy among copies of the value: by version, then a removal above a value, then by the
     /// bytes, so that all nodes agree.
-    fn rank(&self) -> (Version, bool, Option<&[u8]>) {
+    pub(crate) fn rank(&self) -> (Version, bool, Option<&[u8]>) {
         (self.version, self.json.is_none(), self.json.as_deref())
     }
 

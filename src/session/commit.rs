@@ -425,8 +425,9 @@ fn apply(
             shared.node.merge_stored(record, stored, *scope, context.now);
             Err(CommitFailure::Outdated)
         }
+        Committed::Ended(end) => Err(WriteError::closed(shared.end_as_stored(record, &end, context.now)).into()),
         // A store answers `Retired` only to an end, and this write is no end.
-        Committed::Absent | Committed::Ended(_) | Committed::Retired(_) => {
+        Committed::Absent | Committed::Retired(_) => {
             let _ = shared.end(record, CloseReason::Destroyed, context.now);
             Err(WriteError::closed(CloseReason::Destroyed).into())
         }

@@ -18,7 +18,7 @@ use crate::{
     config::{Identity, ResolvedPrincipal},
     cookie::order::MAX_BEGUN,
     error::{CloseReason, WriteError, WriteErrorKind},
-    id::{PrincipalTag, RecordKey, SessionId},
+    id::{OwnerId, PrincipalTag, RecordKey, SessionId},
     memory::{EndedSession, SessionLookup, record::Record},
     record::{
         life::{End, Successor},
@@ -38,7 +38,7 @@ pub(super) async fn end_id(
     now: Millis,
 ) -> Result<(), WriteError> {
     if let Some(store) = shared.node.store() {
-        store.end(&id, CloseReason::Destroyed, None, until).await?;
+        store.end_line(shared.node.config.owner(&id), CloseReason::Destroyed, until).await?;
     }
     if let Some(memory) = &shared.node.memory {
         let key = RecordKey(*id.as_bytes());
@@ -132,13 +132,17 @@ async fn end_session(
         let until = record.forget_after().max(deadline).max(at_least);
         if let Some(store) = shared.node.store() {
             let pending = record.extras().sync.begin();
-            store.end(&record.id(), reason, None, until).await?;
+            store.end_line(shared.node.config.owner(&record.id()), reason, until).await?;
             pending.confirmed();
         }
         let principal = shared.principal_for(&record, now).map(|principal| principal.owner.tag());
         if shared.end(&record, reason, now).is_ok() {
             return Ok(Some(EndedRecord { id: record.id(), until, principal }));
         }
+    }
+    if let (Some(store), Some(successor)) = (shared.node.store(), stored_successor(shared, now)) {
+        let until = now.after(shared.node.longest_absolute());
+        store.end_line(successor, reason, until).await?;
     }
     Ok(None)
 }
@@ -270,35 +274,47 @@ fn exempt_session(shared: &SessionShared, now: Millis) -> Option<Arc<Record>> {
 /// Returns the living successor of this handle's renewed session.
 ///
 /// Each step from an id to its successor must be less than a minute old. A record notes a successor only where the same
-/// principal was signed in before and after. With `identify` the request must have that principal too: the request head
-/// may name another user of the same cookie.
+/// principal was signed in before and after.
 fn living_successor(shared: &SessionShared, now: Millis) -> Option<Arc<Record>> {
     let memory = shared.node.memory.as_ref()?;
-    let mut ended = match shared.binding() {
-        Binding::Live(record) => EndedSession::of(record.end_of()?, now),
-        Binding::Fenced(_) => match memory.session(&shared.request_token.key?, now) {
-            SessionLookup::Ended(ended) => ended,
-            SessionLookup::Live(_) | SessionLookup::Unknown => return None,
-        },
-        Binding::Anonymous | Binding::CrossSite(_) | Binding::PrincipalOnly => return None,
-    };
+    let mut successor = own_successor(shared, now)?;
     loop {
-        let EndedSession::Recently(end) = ended else { return None };
-        if !may_end_successor(shared, &end) {
-            return None;
-        }
-        let Successor::Session(key) = end.successor else { return None };
+        let Successor::Session(key) = successor else { return None };
         match memory.session(&key, now) {
             SessionLookup::Live(record) => return record.closed(now).is_none().then_some(record),
-            SessionLookup::Ended(next) => ended = next,
+            SessionLookup::Ended(next) => successor = successor_of(shared, next)?,
             SessionLookup::Unknown => return None,
         }
     }
 }
 
-fn may_end_successor(shared: &SessionShared, end: &End) -> bool {
-    match &shared.node.config.identity {
+/// Returns the successor of this handle's renewed session, if another node renewed the session.
+fn stored_successor(shared: &SessionShared, now: Millis) -> Option<OwnerId> {
+    match own_successor(shared, now)? {
+        Successor::Stored(owner) => Some(*owner),
+        Successor::Session(_) | Successor::None => None,
+    }
+}
+
+fn own_successor(shared: &SessionShared, now: Millis) -> Option<Successor> {
+    let ended = match shared.binding() {
+        Binding::Live(record) => EndedSession::of(record.end_of()?, now),
+        Binding::Fenced(_) => match shared.node.memory.as_ref()?.session(&shared.request_token.key?, now) {
+            SessionLookup::Ended(ended) => ended,
+            SessionLookup::Live(_) | SessionLookup::Unknown => return None,
+        },
+        Binding::Anonymous | Binding::CrossSite(_) | Binding::PrincipalOnly => return None,
+    };
+    successor_of(shared, ended)
+}
+
+/// Returns the successor of a session that ended less than a minute ago. With `identify` the request must have the
+/// principal of the ended session: the head may name another user of the same cookie.
+fn successor_of(shared: &SessionShared, ended: EndedSession) -> Option<Successor> {
+    let EndedSession::Recently(end) = ended else { return None };
+    let follows = match &shared.node.config.identity {
         Identity::Head(_) => end.principal == shared.head_principal.as_ref().map(|it| it.owner.tag()),
         Identity::Value { .. } | Identity::Nobody => true,
-    }
+    };
+    follows.then_some(end.successor)
 }

@@ -216,7 +216,7 @@ pub(super) async fn find_token_record(
         match store.read(node.config.owner(&id)).await.map_err(WriteError::from)? {
             Snapshot::Present(_) => {}
             Snapshot::Absent => return Err(RelayRefused::OtherSession),
-            Snapshot::Ended(_) => return Err(RelayRefused::Closed(CloseReason::Destroyed)),
+            Snapshot::Ended(end) => return Err(RelayRefused::Closed(end.reason())),
         }
     }
     let make = || {

@@ -9,16 +9,16 @@ use super::{
 use crate::{
     config::Identity,
     error::{CloseReason, WriteError, WriteErrorKind},
-    id::PrincipalTag,
+    id::{OwnerId, PrincipalTag},
     memory::record::Record,
     node::store::{NodeStore, StoreWrite},
     record::{
         change::{BudgetShare, CommitRejected, Mutation},
         life::{LifeFields, Predecessor, SessionLife, Successor},
         state::{Kind, State},
-        values::ValueSlot,
+        values::StoredValue,
     },
-    tier::{Change, CommitKind, Committed},
+    tier::{Change, CommitKind, Committed, StoredEntry, StoredRecord},
     time::Millis,
     value::Scope,
     version::Version,
@@ -61,6 +61,8 @@ pub(super) struct Replacement<'a> {
     /// Whether a sign-out with the old id ends the new session too. False for a sign-in: an attacker may have planted
     /// the old cookie before the login.
     pub(super) followed: bool,
+    /// The store's stamp of the written values; `None` before the store has created the session, and without a store.
+    pub(super) stamp: Option<Version>,
 }
 
 /// Moves the session to a new id. The new record exists before the old record ends.
@@ -78,13 +80,11 @@ pub(super) async fn replace_session(
     let by_value = matches!(shared.node.config.identity, Identity::Value { .. });
     let followed = start.kind == StartKind::Renewal && principal.is_some();
     let predecessor = Predecessor { id: old.id(), shares_end: followed && by_value };
-    let replacement = Replacement { start, predecessor, followed };
+    let mut replacement = Replacement { start, predecessor, followed, stamp: None };
     let _gate = match shared.node.store() {
         Some(store) => {
             let gate = old.extras().renew_gate.write().await;
-            // The copy comes first and the end second: a failure between the two leaves the old session whole.
-            create_in_store(shared, store, old, &next, &replacement, now).await?;
-            end_in_store(shared, store, old, &next, &replacement, now).await?;
+            replace_in_store(shared, store, (old, &next), &mut replacement, now).await?;
             Some(gate)
         }
         None => None,
@@ -106,7 +106,7 @@ fn swap_records(
     replacement: &Replacement<'_>,
     now: Millis,
 ) -> Result<(), WriteError> {
-    old.end_with(CloseReason::Renewed, principal, now, |state| {
+    old.end_with(CloseReason::Renewed, principal, (now, now), |state| {
         *next.write() = successor_state(shared, state, replacement, now)?;
         Ok(match replacement.followed {
             true => Successor::Session(Box::new(*next.key())),
@@ -122,7 +122,7 @@ fn swap_records(
 pub(super) fn successor_state(
     shared: &SessionShared,
     state: &State,
-    Replacement { start, predecessor, .. }: &Replacement<'_>,
+    Replacement { start, predecessor, stamp, .. }: &Replacement<'_>,
     now: Millis,
 ) -> Result<State, CommitRejected> {
     let Kind::Session { life, .. } = &state.kind else { return Err(CommitRejected::Closed(CloseReason::Expired)) };
@@ -146,65 +146,134 @@ pub(super) fn successor_state(
         return Ok(next);
     }
     let context = shared.node.write_context(Scope::Session, now).for_share(BudgetShare::Whole);
-    let version = shared.node.time.fresh(now, state.values.newest());
-    // The version is assigned here: a store keeps the versions that come with a `Create`.
-    let stamp = shared.node.store.as_ref().map(|_| version);
-    let changes: Vec<_> = start.changes.iter().map(|change| Mutation { version: stamp, ..change.clone() }).collect();
-    next.check_budget(&changes, context)?;
+    let version = stamp.unwrap_or_else(|| shared.node.time.fresh(now, state.values.newest()));
+    let changes: Vec<_> = start.changes.iter().map(|change| Mutation { version: *stamp, ..change.clone() }).collect();
+    if stamp.is_none() {
+        // With a stamp the store has made the move, which can't fail any more.
+        next.check_budget(&changes, context)?;
+    }
     next.apply(&changes, version, context);
     Ok(next)
 }
 
-/// Copies the session to its new id in the store.
+/// Moves the session to its new id in the store. The copy comes first and the end second: a failure between the two
+/// leaves the old session whole.
+async fn replace_in_store(
+    shared: &SessionShared,
+    store: NodeStore<'_>,
+    (old, next): (&Arc<Record>, &Record),
+    replacement: &mut Replacement<'_>,
+    now: Millis,
+) -> Result<(), WriteError> {
+    let copied = create_in_store(shared, store, (old, next), replacement, now).await?;
+    let owner = shared.node.config.owner(&next.id());
+    let retired = match end_in_store(shared, store, (old, owner), replacement, now).await? {
+        Ok(retired) => retired,
+        Err(reason) => {
+            // No browser gets the id of the new session.
+            store.end(owner, CloseReason::Destroyed, None, now.after(shared.node.longest_absolute())).await?;
+            return Err(WriteError::closed(reason));
+        }
+    };
+    let later = later_writes(shared, &retired, &copied, replacement);
+    if !later.is_empty() {
+        let write = StoreWrite { changes: &later, ..StoreWrite::of(CommitKind::Update, until(&copied, now)) };
+        let pending = next.extras().sync.begin();
+        // The old session has ended. If this write fails, memory and the cookie have the values, and the next load asks
+        // the store again.
+        if store.commit(owner, write).await.is_ok() {
+            pending.confirmed();
+        }
+    }
+    shared.node.merge_stored(old, retired, Scope::Session, now);
+    Ok(())
+}
+
+/// Copies the session to its new id in the store. Returns the copy.
 async fn create_in_store(
     shared: &SessionShared,
     store: NodeStore<'_>,
-    old: &Record,
-    next: &Record,
-    replacement: &Replacement<'_>,
+    (old, next): (&Record, &Record),
+    replacement: &mut Replacement<'_>,
     now: Millis,
-) -> Result<(), WriteError> {
-    let successor =
+) -> Result<State, WriteError> {
+    let copy =
         old.live(now, |state| successor_state(shared, state, replacement, now)).map_err(WriteError::closed)??;
     let schema = &shared.node.config.schema;
-    let changes: Vec<_> = successor.values.declared().map(|slot| carried(schema.get(slot.index).name, slot)).collect();
-    let until = successor.absolute_deadline().unwrap_or(now);
-    let write = StoreWrite { changes: &changes, ..StoreWrite::of(CommitKind::Create, until) };
+    let written = replacement.start.changes;
+    // The store stamps the values that are written with the move.
+    let carried = copy.values.declared().filter(|slot| !written.iter().any(|change| change.index == slot.index));
+    let carried = carried.map(|slot| carried_change(schema.get(slot.index).name, &slot.value));
+    let changes: Vec<_> = carried.chain(written.iter().map(Change::from)).collect();
+    let above = copy.values.newest();
+    let write = StoreWrite { changes: &changes, above, ..StoreWrite::of(CommitKind::Create, until(&copy, now)) };
     match store.commit(shared.node.config.owner(&next.id()), write).await? {
-        Committed::Applied { .. } => Ok(()),
+        Committed::Applied { stamp, .. } => {
+            shared.node.note_version(stamp, now);
+            replacement.stamp = Some(stamp);
+            Ok(copy)
+        }
         // The store knows the planned id already: another node has carried out the order.
         _ if replacement.start.planned.is_some() => Err(WriteError::closed(CloseReason::Renewed)),
         _ => Err(not_taken()),
     }
 }
 
-fn carried<'a>(name: &'a str, ValueSlot { value, .. }: &'a ValueSlot) -> Change<'a> {
+fn until(state: &State, now: Millis) -> Millis {
+    state.absolute_deadline().unwrap_or(now)
+}
+
+fn carried_change<'a>(name: &'a str, value: &'a StoredValue) -> Change<'a> {
     Change { name, json: value.json.as_ref(), version: Some(value.version), replaces: None }
 }
 
-/// Ends the old id in the store.
+/// Ends the old id in the store. Returns the record as it was before the end, or the reason of an earlier end.
 async fn end_in_store(
     shared: &SessionShared,
     store: NodeStore<'_>,
-    old: &Arc<Record>,
-    next: &Record,
+    (old, next): (&Arc<Record>, OwnerId),
     replacement: &Replacement<'_>,
     now: Millis,
-) -> Result<(), WriteError> {
+) -> Result<Result<StoredRecord, CloseReason>, WriteError> {
     let until = old.read().absolute_deadline().unwrap_or(now);
-    let next = next.id();
-    let successor = replacement.followed.then_some(&next);
+    let successor = replacement.followed.then_some(next);
     let pending = old.extras().sync.begin();
-    let ended = store.end(&old.id(), CloseReason::Renewed, successor, until).await?;
+    let ended = store.end(shared.node.config.owner(&old.id()), CloseReason::Renewed, successor, until).await?;
     pending.confirmed();
     match ended {
-        Committed::Retired(_) => Ok(()),
-        Committed::Absent | Committed::Ended(_) => {
+        Committed::Retired(record) => Ok(Ok(record)),
+        Committed::Ended(end) => Ok(Err(shared.end_as_stored(old, &end, now))),
+        Committed::Absent => {
             let _ = shared.end(old, CloseReason::Destroyed, now);
-            Err(WriteError::closed(CloseReason::Destroyed))
+            Ok(Err(CloseReason::Destroyed))
         }
         Committed::Applied { .. } | Committed::Outdated(_) => Err(not_taken()),
     }
+}
+
+/// Returns the values of the ended session that its copy lacks: writes of other nodes that this node has not seen, and
+/// values that this build does not declare.
+fn later_writes<'a>(
+    shared: &SessionShared,
+    retired: &'a StoredRecord,
+    copied: &State,
+    replacement: &Replacement<'_>,
+) -> Vec<Change<'a>> {
+    let (schema, start) = (&shared.node.config.schema, replacement.start);
+    let is_later = |entry: &&StoredEntry| {
+        let Some(index) = schema.index_by_name(entry.name()) else { return true };
+        let goes_along = start.kind == StartKind::Renewal || schema.get(index).scope == Scope::Session;
+        let is_written = start.changes.iter().any(|change| change.index == index);
+        let copy = copied.values.slot(index).map(|slot| slot.value.rank());
+        goes_along && !is_written && copy.is_none_or(|copy| copy < entry.rank())
+    };
+    let change = |entry: &'a StoredEntry| Change {
+        name: &entry.name,
+        json: entry.json.as_ref(),
+        version: Some(entry.version),
+        replaces: None,
+    };
+    retired.entries().filter(is_later).map(change).collect()
 }
 
 fn not_taken() -> WriteError {

@@ -13,8 +13,12 @@ use crate::{
     memory::{EndedSession, record::Record},
     node::{Node, exempt_renewals::HandleId},
     notify::{HandleWakers, WakerSlot},
-    record::{cookie_sync::CookieSnapshot, life::Successor},
+    record::{
+        cookie_sync::CookieSnapshot,
+        life::{End, Successor},
+    },
     sync::RwLock,
+    tier::StoredEnd,
     time::Millis,
     value::{Scope, ValueIndex},
     version::Version,
@@ -264,19 +268,28 @@ impl SessionShared {
     ///
     /// The reason of an earlier end, if the record has ended already.
     pub(super) fn end(&self, record: &Arc<Record>, reason: CloseReason, now: Millis) -> Result<(), CloseReason> {
-        self.end_as(record, reason, Successor::None, now)
+        self.end_as(record, reason, Successor::None, now, now)
     }
 
-    /// Ends a session's record as [`end`](Self::end) does, and names the successor in the tombstone.
+    /// Ends a session's record by the end in the store. Returns the reason.
+    pub(super) fn end_as_stored(&self, record: &Arc<Record>, end: &StoredEnd, now: Millis) -> CloseReason {
+        let End { reason, at, successor, .. } = self.node.stored_end(end, now);
+        // An error means that this node knows the end already.
+        let _ = self.end_as(record, reason, successor, at, now);
+        reason
+    }
+
+    /// Ends a session's record as [`end`](Self::end) does, as of `at`, and names the successor in the tombstone.
     pub(super) fn end_as(
         &self,
         record: &Arc<Record>,
         reason: CloseReason,
         successor: Successor,
+        at: Millis,
         now: Millis,
     ) -> Result<(), CloseReason> {
         let principal = self.principal_for(record, now);
-        let ended = record.end(reason, principal.map(|principal| principal.owner.tag()), successor, now);
+        let ended = record.end(reason, principal.map(|principal| principal.owner.tag()), successor, at, now);
         self.node.account(record, now);
         ended
     }

@@ -1,6 +1,7 @@
 //! A shared store behind the memory tier.
 //!
 //! - `commits`: the calls that a store gets, and its refusals
+//! - `moves`: a renewal or a sign-in on one node, and the writes and ends of another node
 //! - `outdated_writes`: a store that finds each write outdated
 //! - `outages`: a store that is down
 //! - `eviction`: memory under pressure over a store
@@ -13,6 +14,7 @@ mod adoption;
 mod commits;
 mod eviction;
 mod limits;
+mod moves;
 mod outages;
 mod outdated_writes;
 mod parallel_loads;

@@ -46,12 +46,22 @@ pub(super) async fn admit(shared: &SessionShared, opened: OpenedCookie, now: Mil
         }
         _ => None,
     };
-    if let Some(StoreAnswer { snapshot: Snapshot::Absent, .. }) = stored {
-        // Ends the open handles and watches of this node too.
-        if let Some(record) = &known {
-            let _ = shared.end(record, CloseReason::Destroyed, now);
+    match (&stored, &known) {
+        (Some(StoreAnswer { snapshot: Snapshot::Absent, .. }), known) => {
+            // Ends the open handles and watches of this node too.
+            if let Some(record) = known {
+                let _ = shared.end(record, CloseReason::Destroyed, now);
+            }
+            return Ok(Admission::Unknown);
         }
-        return Ok(Admission::Unknown);
+        // Memory keeps no tombstone of an old end, since the store has the end.
+        (Some(StoreAnswer { snapshot: Snapshot::Ended(end), .. }), None) => {
+            let ended = EndedSession::of(node.stored_end(end, now), now);
+            if matches!(ended, EndedSession::LongAgo) {
+                return Ok(Admission::Over(ended.into()));
+            }
+        }
+        _ => {}
     }
     let key = RecordKey(*id.as_bytes());
     let make = || Record::session(key, token.initial_life(), token.used(now));
@@ -73,10 +83,8 @@ fn settle(
     let token = &opened.token;
     record.confirm();
     end_predecessor(shared, &record, token, now);
-    if let Some(StoreAnswer { snapshot: Snapshot::Ended(_), .. }) = stored {
-        // The end counts from now on, since only the store's clock knows the time of the end. A minute later such a
-        // request counts as a request without a token.
-        let _ = shared.end_as(&record, CloseReason::Destroyed, Successor::Unknown, now);
+    if let Some(StoreAnswer { snapshot: Snapshot::Ended(end), .. }) = &stored {
+        shared.end_as_stored(&record, end, now);
     }
     let life = &token.life;
     shared.node.raise_longest_absolute(life.absolute_deadline().since(life.created()));
@@ -117,7 +125,7 @@ fn end_predecessor(shared: &SessionShared, record: &Arc<Record>, token: &Current
     };
     match memory.end_id(&RecordKey(*predecessor.id.as_bytes()), end, now) {
         SessionLookup::Live(before) => {
-            let _ = shared.end_as(&before, CloseReason::Renewed, successor, now);
+            let _ = shared.end_as(&before, CloseReason::Renewed, successor, now, now);
         }
         // This node learnt of the sign-out with the former id first, and learns of the renewal only now: the sign-out
         // ends the renewed session too.
