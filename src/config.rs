@@ -125,6 +125,14 @@ impl Config {
         ResolvedPrincipal { principal, owner }
     }
 
+    /// Returns the value that names the signed-in user, if a value does.
+    pub(crate) const fn identity_index(&self) -> Option<ValueIndex> {
+        match &self.identity {
+            Identity::Value { index, .. } => Some(*index),
+            Identity::Head(_) | Identity::Nobody => None,
+        }
+    }
+
     pub(crate) fn owner(&self, id: &SessionId) -> OwnerId {
         id.owner(&self.audience)
     }

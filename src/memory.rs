@@ -43,7 +43,7 @@ mod tombstones;
 /// The tier evicts a record that is not clean only if 256 records in a row were not clean either, and counts the
 /// eviction as [`Stats::evicted_dirty`](crate::Stats::evicted_dirty).
 ///
-/// A session with one short value takes 270 bytes in all, and 144 more after an update or a watch.
+/// A session with one short value takes 270 bytes in all, and 136 more after an update or a watch.
 ///
 /// ```
 /// use layered_session::{CookieTier, KeyRing, MemoryTier, Sessions};

@@ -252,7 +252,7 @@ impl Session {
     ///   [`Ambiguous`](crate::CloseReason::Ambiguous)).
     /// - `Undeclared` for a type that was not declared.
     /// - `HeadSent` in a chain without memory, once the response head has left.
-    /// - `Contended` where a shared store found the write outdated 32 times in a row.
+    /// - `Contended` where other nodes changed the same record first for a second.
     ///
     /// `Unavailable` tells that a shared store did not answer. The store may still have taken the write: the next load
     /// asks the store.
@@ -278,7 +278,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set), and `Contended` if other writers were faster 32 times in a row.
+    /// As [`set`](Self::set), and `Contended` if other writers changed the same record first for a second.
     ///
     /// # Cancel safety
     ///

@@ -131,7 +131,7 @@ impl<'a> Batch<'a> {
             Some(record) => Some(record.extras().update_queue.lock().await),
             None => None,
         };
-        let mut attempts = Attempts::default();
+        let mut attempts = Attempts::of(&shared.node);
         loop {
             let now = shared.node.now();
             let mut changes = Vec::with_capacity(steps.len());
@@ -147,7 +147,7 @@ impl<'a> Batch<'a> {
                 shared.flags.touched.set();
                 return commit::writable(shared, now).map(drop);
             }
-            if attempts.settle(commit::try_commit(shared, scope, WriteScope::Values, &changes).await)?.is_some() {
+            if attempts.settle(commit::try_commit(shared, scope, WriteScope::Values, &changes).await).await?.is_some() {
                 return Ok(());
             }
         }
@@ -206,7 +206,7 @@ pub(super) async fn update<V: SessionValue + Default>(
     update: &mut (impl FnMut(&mut V) + Send),
 ) -> Result<V, WriteError> {
     let scope = shared.node.config.schema.get(index).scope;
-    let mut attempts = Attempts::default();
+    let mut attempts = Attempts::of(&shared.node);
     loop {
         let record = shared.record_of(scope, shared.node.now());
         // Updates on this node queue: an update loses only to other kinds of writes, and to other nodes.
@@ -215,7 +215,7 @@ pub(super) async fn update<V: SessionValue + Default>(
             None => None,
         };
         let (change, value) = updated(shared, index, update, shared.node.now())?;
-        if attempts.settle(commit::try_commit(shared, scope, WriteScope::Values, &[change]).await)?.is_some() {
+        if attempts.settle(commit::try_commit(shared, scope, WriteScope::Values, &[change]).await).await?.is_some() {
             return Ok(value);
         }
     }
@@ -224,14 +224,14 @@ pub(super) async fn update<V: SessionValue + Default>(
 pub(super) async fn take<V: SessionValue>(shared: &SessionShared, index: ValueIndex) -> Result<Option<V>, WriteError> {
     let scope = shared.node.config.schema.get(index).scope;
     shared.flags.touched.set();
-    let mut attempts = Attempts::default();
+    let mut attempts = Attempts::of(&shared.node);
     loop {
         // Without a value to take, `take` writes nothing. A write would fail in a closed session and in a request that
         // may begin no session, and a page that asks for a message must work there too.
         let stored = read::stored(shared, index, shared.node.now(), Access::Touch).stored;
         let Some(Stored { json: Some(json), version, .. }) = stored else { return Ok(None) };
         let change = Mutation { replaces: Some(version), ..Mutation::remove(index, V::NAME) };
-        if attempts.settle(commit::try_commit(shared, scope, WriteScope::Values, &[change]).await)?.is_some() {
+        if attempts.settle(commit::try_commit(shared, scope, WriteScope::Values, &[change]).await).await?.is_some() {
             return Ok(value::decode(&json).ok());
         }
     }

@@ -1,24 +1,26 @@
 //! Commits of changes to the owners' records, and the session that a first write begins. A write goes to one record:
 //! first to the shared store, if the chain has a store, and then to memory.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
 
 use super::shared::{Binding, SessionShared};
 use crate::{
-    config::Identity,
     error::{CloseReason, TierError, WriteError, WriteErrorKind},
     id::{OwnerId, SessionId},
     memory::record::Record,
-    node::store::{NodeStore, StoreWrite},
+    node::{
+        Node,
+        store::{NodeStore, StoreWrite},
+    },
     record::{
         change::{BudgetShare, CommitRejected, Mutation, WriteContext, WriteScope},
         life::SessionLife,
     },
     tier::{Change, CommitKind, Committed},
     time::Millis,
-    value::Scope,
+    value::{Scope, ValueIndex, ValueSpec},
     version::Version,
 };
 
@@ -46,9 +48,9 @@ pub(crate) async fn commit(
     extent: WriteScope,
     changes: &[Mutation],
 ) -> Result<Version, WriteError> {
-    let mut attempts = Attempts::default();
+    let mut attempts = Attempts::of(&shared.node);
     loop {
-        if let Some(version) = attempts.settle(try_commit(shared, scope, extent, changes).await)? {
+        if let Some(version) = attempts.settle(try_commit(shared, scope, extent, changes).await).await? {
             return Ok(version);
         }
     }
@@ -231,10 +233,7 @@ pub(super) fn check_head(shared: &SessionShared) -> Result<(), WriteError> {
 pub(super) async fn clear(shared: &SessionShared) -> Result<(), WriteError> {
     shared.flags.touched.set();
     let now = shared.node.now();
-    let identity = match &shared.node.config.identity {
-        Identity::Value { index, .. } => Some(*index),
-        _ => None,
-    };
+    let identity = shared.node.config.identity_index();
     let (scope, record) = match shared.binding() {
         Binding::PrincipalOnly => {
             (Scope::Principal, shared.principal(now).and_then(|principal| shared.find_principal(&principal)))
@@ -244,21 +243,24 @@ pub(super) async fn clear(shared: &SessionShared) -> Result<(), WriteError> {
     let Some(record) = record else {
         return writable(shared, now).map(drop);
     };
+    let has_store = shared.node.store.is_some();
     let changes: Vec<_> = {
         let state = record.read();
-        let declared = state.values.declared().map(|slot| slot.index);
-        let cleared = declared.filter(|index| Some(*index) != identity && state.values.has_json(*index));
-        cleared.map(|index| Mutation::remove(index, shared.node.config.schema.get(index).name)).collect()
+        // The store may have values of other nodes that this node has not seen. A tombstone of each value keeps an older
+        // cookie from bringing the value back.
+        let is_cleared = |(index, spec): &(ValueIndex, &ValueSpec)| {
+            let is_held = (scope == Scope::Session || spec.scope == scope) && has_store;
+            Some(*index) != identity && (is_held || state.values.has_json(*index))
+        };
+        let cleared = shared.node.config.schema.iter().filter(is_cleared);
+        cleared.map(|(index, spec)| Mutation::remove(index, spec.name)).collect()
     };
-    if changes.is_empty() && !record.read().values.undeclared().any(|(_, stored)| stored.json.is_some()) {
+    let has_undeclared = || record.read().values.undeclared().any(|(_, stored)| stored.json.is_some());
+    if changes.is_empty() && !has_store && !has_undeclared() {
         return writable(shared, now).map(drop);
     }
     commit(shared, scope, WriteScope::ClearAll, &changes).await.map(drop)
 }
-
-/// The maximum number of attempts of an outdated write. So many losses in a row mean that another writer writes in a
-/// loop.
-const MAX_ATTEMPTS: usize = 32;
 
 /// The record that a write goes to.
 pub(super) struct WriteTarget {
@@ -316,7 +318,7 @@ impl From<CommitFailure> for WriteError {
         match failure {
             CommitFailure::Outdated => Self::new(
                 WriteErrorKind::Contended,
-                "other writers changed the same record first, 32 times in a row: try the write again",
+                "other writers have changed the same record first for a second: try the write again",
             ),
             CommitFailure::Error(error) => error,
         }
@@ -329,23 +331,50 @@ impl From<CommitRejected> for WriteError {
     }
 }
 
-/// Counts the attempts of a write that may be outdated.
-#[derive(Debug, Default)]
-pub(super) struct Attempts(usize);
+/// The time in which a write is repeated that other writers outdate.
+const CONTENTION: Duration = Duration::from_secs(1);
 
-impl Attempts {
+/// The longest sleep between two attempts, in milliseconds.
+const MAX_BACKOFF: u64 = 32;
+
+/// The attempts of a write that other writers may outdate.
+///
+/// From the second loss on, the write sleeps for a random time before the next attempt, over a shared store. Without the
+/// sleep the node of the last write would win again and again, since its memory knows the newest version first.
+pub(super) struct Attempts<'a> {
+    node: &'a Node,
+    losses: u32,
+    /// The time of the first loss, by the monotonic clock.
+    since: Duration,
+}
+
+impl<'a> Attempts<'a> {
+    pub(super) const fn of(node: &'a Node) -> Self {
+        Self { node, losses: 0, since: Duration::ZERO }
+    }
+
     /// Returns the result of an attempt, or `None` if the attempt was outdated and another attempt is to follow.
     ///
     /// # Errors
     ///
-    /// The error of the attempt; `Contended` after [`MAX_ATTEMPTS`] outdated attempts.
-    pub(super) fn settle<T>(&mut self, attempt: Result<T, CommitFailure>) -> Result<Option<T>, WriteError> {
-        self.0 += 1;
+    /// The error of the attempt; `Contended` one second after the first loss.
+    pub(super) async fn settle<T>(&mut self, attempt: Result<T, CommitFailure>) -> Result<Option<T>, WriteError> {
         match attempt {
-            Ok(done) => Ok(Some(done)),
-            Err(CommitFailure::Outdated) if self.0 < MAX_ATTEMPTS => Ok(None),
-            Err(failure) => Err(failure.into()),
+            Ok(done) => return Ok(Some(done)),
+            Err(CommitFailure::Outdated) => {}
+            Err(failure) => return Err(failure.into()),
         }
+        let clock = &self.node.time.clock;
+        if self.losses == 0 {
+            self.since = clock.monotonic();
+        } else if clock.monotonic().saturating_sub(self.since) >= CONTENTION {
+            return Err(CommitFailure::Outdated.into());
+        } else if self.node.store.is_some() {
+            let longest = 1 << (self.losses - 1).min(MAX_BACKOFF.ilog2());
+            clock.sleep(Duration::from_micros(rand::random_range(0..=longest * 1000))).await;
+        }
+        self.losses += 1;
+        Ok(None)
     }
 }
 
@@ -391,12 +420,24 @@ async fn write_through(
     let removes = *scope == Scope::Principal && changes.iter().any(|change| change.json.is_none());
     // A removal stays for as long as a cookie could bring the value back.
     let tombstone = if removes { context.now.after(context.tombstones) } else { Millis::default() };
-    let pending = record.extras().sync.begin();
     let until = record.expires().max(tombstone);
     let told: SmallVec<[Change<'_>; 2]> = changes.iter().map(Change::from).collect();
-    let committed = store.commit(owner, StoreWrite { changes: &told, ..StoreWrite::of(kind, until) }).await?;
+    // The store may have lost the record: its stamp must still be above the versions in memory and in cookies.
+    let above = record.read().values.newest();
+    let write = StoreWrite { changes: &told, above, ..StoreWrite::of(kind, until) };
+    let config = &shared.node.config;
+    let except = config.identity_index().map(|index| config.schema.get(index).name);
+    let clear = StoreWrite { changes: &[], kind: CommitKind::Clear { except }, ..write };
+    let send = async |write| record.extras().sync.track(store.commit(owner, write)).await;
+    let committed = match target.extent {
+        WriteScope::Values => send(write).await?,
+        WriteScope::ClearAll => match send(clear).await? {
+            // The store has no record of the principal yet: the tombstones go into a new one.
+            Committed::Absent if *scope == Scope::Principal => send(write).await?,
+            committed => committed,
+        },
+    };
     let applied = apply(shared, target, committed, changes, context);
-    pending.confirmed();
     shared.node.account(record, context.now);
     applied
 }

@@ -131,9 +131,8 @@ async fn end_session(
         let deadline = record.read().absolute_deadline().unwrap_or(now);
         let until = record.forget_after().max(deadline).max(at_least);
         if let Some(store) = shared.node.store() {
-            let pending = record.extras().sync.begin();
-            store.end_line(shared.node.config.owner(&record.id()), reason, until).await?;
-            pending.confirmed();
+            let owner = shared.node.config.owner(&record.id());
+            record.extras().sync.track(store.end_line(owner, reason, until)).await?;
         }
         let principal = shared.principal_for(&record, now).map(|principal| principal.owner.tag());
         if shared.end(&record, reason, now).is_ok() {

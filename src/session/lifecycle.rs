@@ -75,7 +75,7 @@ pub(super) async fn begin_session(
     start: &SessionStart<'_>,
     now: Millis,
 ) -> Result<(), WriteError> {
-    let mut attempts = Attempts::default();
+    let mut attempts = Attempts::of(&shared.node);
     let (record, _) = loop {
         let (changes, planned, above) = (start.changes, start.planned, start.above());
         let begun = commit::create_session(shared, changes, BudgetShare::Whole, planned, above, now).await;
@@ -84,7 +84,7 @@ pub(super) async fn begin_session(
             // further attempt.
             return Err(WriteError::closed(CloseReason::Renewed));
         }
-        if let Some(begun) = attempts.settle(begun)? {
+        if let Some(begun) = attempts.settle(begun).await? {
             break begun;
         }
     };

@@ -178,12 +178,9 @@ async fn replace_in_store(
     let later = later_writes(shared, &retired, &copied, replacement);
     if !later.is_empty() {
         let write = StoreWrite { changes: &later, ..StoreWrite::of(CommitKind::Update, until(&copied, now)) };
-        let pending = next.extras().sync.begin();
         // The old session has ended. If this write fails, memory and the cookie have the values, and the next load asks
         // the store again.
-        if store.commit(owner, write).await.is_ok() {
-            pending.confirmed();
-        }
+        let _ = next.extras().sync.track(store.commit(owner, write)).await;
     }
     shared.node.merge_stored(old, retired, Scope::Session, now);
     Ok(())
@@ -237,10 +234,8 @@ async fn end_in_store(
 ) -> Result<Result<StoredRecord, CloseReason>, WriteError> {
     let until = old.read().absolute_deadline().unwrap_or(now);
     let successor = replacement.followed.then_some(next);
-    let pending = old.extras().sync.begin();
-    let ended = store.end(shared.node.config.owner(&old.id()), CloseReason::Renewed, successor, until).await?;
-    pending.confirmed();
-    match ended {
+    let end = store.end(shared.node.config.owner(&old.id()), CloseReason::Renewed, successor, until);
+    match old.extras().sync.track(end).await? {
         Committed::Retired(record) => Ok(Ok(record)),
         Committed::Ended(end) => Ok(Err(shared.end_as_stored(old, &end, now))),
         Committed::Absent => {

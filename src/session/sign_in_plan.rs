@@ -175,7 +175,7 @@ async fn give(
     let schema = &shared.node.config.schema;
     for change in adopted {
         let target = WriteTarget::principal(Arc::clone(&record));
-        let mut attempts = Attempts::default();
+        let mut attempts = Attempts::of(&shared.node);
         loop {
             let current = record.live(now, |state| state.value(schema, change.index, now).cloned()).ok().flatten();
             if current.as_ref().is_some_and(|stored| stored.json.is_some()) {
@@ -183,7 +183,7 @@ async fn give(
             }
             let replaces = Some(current.map_or(Version::ZERO, |stored| stored.version));
             let change = Mutation { replaces, ..change.clone() };
-            match attempts.settle(write(shared, &target, CommitKind::Upsert, &[change], now).await) {
+            match attempts.settle(write(shared, &target, CommitKind::Upsert, &[change], now).await).await {
                 Ok(None) => {}
                 Err(error) if error.kind() != WriteErrorKind::Contended => return Err(error),
                 // The user is signed in: a lost adoption fails no sign-in.

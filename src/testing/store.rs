@@ -13,7 +13,10 @@ use super::lock;
 use crate::{
     error::CloseReason,
     id::OwnerId,
-    tier::{Ask, Commit, CommitKind, Committed, Snapshot, Store, StoreError, StoreFuture, StoredEnd, StoredRecord},
+    tier::{
+        Ask, Commit, CommitKind, Committed, Snapshot, Store, StoreError, StoreErrorKind, StoreFuture, StoredEnd,
+        StoredRecord,
+    },
     time::Clock,
     version::Version,
 };
@@ -47,7 +50,7 @@ pub struct SpyStore(Arc<Mutex<Spied>>);
 struct Spied {
     records: HashMap<OwnerId, StoredRecord>,
     calls: Vec<Call>,
-    failing: bool,
+    failing: Option<StoreErrorKind>,
     /// The number of writes that the store still answers as outdated.
     outdated: usize,
     requests_held: Option<Operation>,
@@ -146,14 +149,19 @@ impl SpyStore {
         Self::default()
     }
 
-    /// Fails every operation from now on.
+    /// Fails every operation from now on, with the kind [`Other`](StoreErrorKind::Other).
     pub fn fail(&self) {
-        lock(&self.0).failing = true;
+        self.fail_as(StoreErrorKind::Other);
+    }
+
+    /// Fails every operation from now on, with this kind.
+    pub fn fail_as(&self, kind: StoreErrorKind) {
+        lock(&self.0).failing = Some(kind);
     }
 
     /// Lets operations succeed again.
     pub fn heal(&self) {
-        lock(&self.0).failing = false;
+        lock(&self.0).failing = None;
     }
 
     /// Holds calls of this kind back from the store from now on, until [`release`](Self::release).
@@ -325,8 +333,8 @@ impl Spied {
     fn begin(&mut self, call: Call) -> Result<(), StoreError> {
         self.calls.push(call);
         match self.failing {
-            true => Err(StoreError::other("the test told the store to fail")),
-            false => Ok(()),
+            Some(kind) => Err(StoreError::new(kind, "the test told the store to fail")),
+            None => Ok(()),
         }
     }
 

@@ -4,7 +4,6 @@ use std::{fmt, ops::RangeInclusive, time::Duration};
 
 use super::{accept::UnknownNames, stream::HEARTBEAT_INTERVAL};
 use crate::{
-    config::Identity,
     error::{BuildError, BuildErrorKind},
     sessions::Sessions,
     value::{SessionValue, ValueIndex},
@@ -225,7 +224,7 @@ impl SessionWriteback {
         let Some(index) = node.config.schema.index_of::<V>() else {
             return refuse("declare the value with `.value::<..>()`");
         };
-        if matches!(node.config.identity, Identity::Value { index: identity, .. } if identity == index) {
+        if node.config.identity_index() == Some(index) {
             return refuse("only `sign_in` and `sign_out` change the value that names the signed-in user");
         }
         self.allowed.push(index);

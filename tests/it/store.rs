@@ -1,5 +1,6 @@
 //! A shared store behind the memory tier.
 //!
+//! - `answers`: lost records, clears, refusals, and writes under way
 //! - `commits`: the calls that a store gets, and its refusals
 //! - `moves`: a renewal or a sign-in on one node, and the writes and ends of another node
 //! - `outdated_writes`: a store that finds each write outdated
@@ -11,6 +12,7 @@
 //! - `retention`: how long a record stays in the store
 
 mod adoption;
+mod answers;
 mod commits;
 mod eviction;
 mod limits;

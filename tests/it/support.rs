@@ -35,5 +35,5 @@ pub(crate) use self::{
         bring, carried, first_write, get, kind, post, seen, set, sign_in, signed_in, socket, under_way, upgrade,
         visit_as, visitor,
     },
-    waiting::{BEAT, at_once, settled, soon, told, waiting_for},
+    waiting::{BEAT, at_once, settled, soon, ticking, told, waiting_for},
 };

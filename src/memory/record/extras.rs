@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Record;
 use crate::{
+    error::TierError,
     notify::{HandleWakers, Subscribers},
     sync::atomic::{AtomicUsize, Ordering},
 };
@@ -77,21 +78,31 @@ impl Record {
 }
 
 /// The writes of a record to the shared store whose outcome is unknown.
+///
+/// A write that still waits for the store makes no record stale: no caller has been told of the write's success.
 #[derive(Debug, Default)]
 pub(crate) struct StoreSync {
-    /// Writes that still wait for the store's answer.
-    in_flight: AtomicUsize,
-    /// Writes dropped before the store's answer, counted from the record's beginning.
+    /// Writes that were dropped before the store's answer, or failed without a refusal, counted from the record's
+    /// beginning.
     abandoned_writes: AtomicUsize,
     /// The abandoned writes before the last read of the store: the read shows their outcome.
     read_after: AtomicUsize,
 }
 
 impl StoreSync {
-    /// Marks the record as stale for one write: until the store answers the write, or, if the write is dropped before
-    /// the answer, until the next read of the store. Each write has its own mark.
-    pub(crate) fn begin(&self) -> PendingWrite<'_> {
-        self.in_flight.fetch_add(1, Ordering::AcqRel);
+    /// Waits for the store's answer to a write. If the future is dropped, or the store may have made the write that
+    /// failed, the record is stale until the next read of the store.
+    pub(crate) async fn track<T>(&self, write: impl Future<Output = Result<T, TierError>>) -> Result<T, TierError> {
+        let pending = self.begin();
+        let answer = write.await;
+        if !answer.as_ref().is_err_and(TierError::may_be_applied) {
+            pending.confirmed();
+        }
+        answer
+    }
+
+    /// Begins a write. The write counts as abandoned if the mark is dropped.
+    pub(crate) const fn begin(&self) -> PendingWrite<'_> {
         PendingWrite { sync: self, confirmed: false }
     }
 
@@ -99,8 +110,7 @@ impl StoreSync {
         // Reads the counters in the reverse of the order in which a write changes them: a race with a write can
         // only make the record look stale, never fresh.
         let read_after = self.read_after.load(Ordering::Acquire);
-        let writing = self.in_flight.load(Ordering::Acquire);
-        writing > 0 || self.abandoned_writes() > read_after
+        self.abandoned_writes() > read_after
     }
 
     /// Returns the number of writes abandoned so far. Call this before a read of the store.
@@ -124,18 +134,15 @@ pub(crate) struct PendingWrite<'a> {
 }
 
 impl PendingWrite<'_> {
-    pub(crate) fn confirmed(mut self) {
+    fn confirmed(mut self) {
         self.confirmed = true;
     }
 }
 
 impl Drop for PendingWrite<'_> {
     fn drop(&mut self) {
-        // The write counts as abandoned before it stops being in flight, so that no reader takes the record for fresh in
-        // between.
         if !self.confirmed {
             self.sync.abandoned_writes.fetch_add(1, Ordering::AcqRel);
         }
-        self.sync.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -90,7 +90,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("resolve", &["config", "cookie", "cross_site", "id", "session", "sessions"]),
-    ("writeback", &["config", "cross_site", "error", "live", "record", "session", "sessions", "time", "value"]),
+    ("writeback", &["cross_site", "error", "live", "record", "session", "sessions", "time", "value"]),
     (
         "inspector",
         &[

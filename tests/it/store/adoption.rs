@@ -15,7 +15,7 @@ use layered_session::{
 };
 use tokio::sync::Semaphore;
 
-use crate::support::{App, Browser, Division, Theme, User, kind, signed_in, under_way};
+use crate::support::{App, Browser, Division, Theme, User, kind, signed_in, ticking, under_way};
 
 /// A spy store that finds each upsert outdated, or holds one read.
 #[derive(Clone)]
@@ -77,9 +77,9 @@ async fn sign_in_succeeds_despite_failed_adopt() {
     let mut browser = Browser::new();
     browser.visit(&node, async |session| session.set(Division(3)).await.unwrap()).await;
     let session = under_way(&browser, &node).await;
-    let signed = session.sign_in(User("ada".into())).adopt::<Division>().await;
+    let signed = ticking(&app.clock, session.sign_in(User("ada".into())).adopt::<Division>().into_future()).await;
     assert_eq!(session.principal(), Some(Principal::new("ada")));
-    assert_eq!(store.upserts.load(Ordering::SeqCst), 32);
+    assert!(store.upserts.load(Ordering::SeqCst) > 32);
     assert_eq!(kind(signed), None);
 }
 

@@ -3,10 +3,13 @@
 use std::{future::Future, time::Duration};
 
 use bytes::Bytes;
-use futures_util::FutureExt;
+use futures_util::{
+    FutureExt,
+    future::{Either, select},
+};
 use http_body::Body;
 use http_body_util::BodyExt;
-use layered_session::{SessionValue, Watch};
+use layered_session::{SessionValue, Watch, testing::ManualClock};
 use tokio::task::JoinHandle;
 
 /// The heartbeat event of a stream without news.
@@ -49,4 +52,18 @@ pub(crate) async fn settled() {
 /// Waits within a limit: a test that would hang fails.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.expect("the future is ready within 20 seconds")
+}
+
+/// Waits for a future, and advances the clock by a millisecond whenever nothing else is to do.
+pub(crate) async fn ticking<T>(clock: &ManualClock, future: impl Future<Output = T>) -> T {
+    let ticks = async {
+        loop {
+            settled().await;
+            clock.advance(Duration::from_millis(1));
+        }
+    };
+    match select(Box::pin(future), Box::pin(ticks)).await {
+        Either::Left((done, _)) => done,
+        Either::Right((never, _)) => never,
+    }
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 use tower::{Layer, ServiceExt};
 
 use super::{Page, allowing, assert_refused, relaying, send_bare};
-use crate::support::{App, Browser, DAY, Division, Node, Theme, bare, builder, dark, ring};
+use crate::support::{App, Browser, DAY, Division, Node, Theme, bare, builder, dark, ring, ticking};
 
 // G13: a POST with the cookie of a renewed or ended session is refused, and stores nothing.
 #[tokio::test]
@@ -207,8 +207,10 @@ async fn store_outage_writes_nothing() {
 async fn contended_write_is_reported() {
     let store = SpyStore::new();
     store.outdate(usize::MAX);
-    let node = App::new().start_with(|sessions| sessions.tier(SharedTier::new(store)));
+    let app = App::new();
+    let node = app.start_with(|sessions| sessions.tier(SharedTier::new(store)));
     let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
-    let answer = node.writeback(writeback, Browser::new().post_json(r#"{"theme":"dark"}"#)).await;
-    assert_refused(&answer, 409, "contended", "other writers were faster");
+    let posted = node.writeback(writeback, Browser::new().post_json(r#"{"theme":"dark"}"#));
+    let answer = ticking(&app.clock, posted).await;
+    assert_refused(&answer, 409, "contended", "other writers");
 }
