@@ -6,6 +6,7 @@ use http::request::Parts;
 
 use crate::{
     cookie::{CookieTier, fingerprint::FingerprintKey, header::Name},
+    cross_site::CrossSiteRule,
     id::{OwnerId, Principal, RecordKey, SessionId},
     record::{budget::Budget, life::Lifetime, values::Resolution},
     tier::{default::DefaultRule, outside::SourceTier},
@@ -35,6 +36,7 @@ pub(crate) struct Config {
     /// whole.
     pub(crate) max_budget: Budget,
     pub(crate) reads: Reads,
+    pub(crate) cross_site: CrossSiteRule,
 }
 
 /// The fields for caches on a response whose request read the session.

@@ -102,7 +102,7 @@ impl CookieTier {
         Self {
             ring,
             name: None,
-            place: CookieScope::root(),
+            place: CookieScope { path: Cow::Borrowed("/"), domain: None },
             former: Vec::new(),
             budget: BUDGET,
             same_site: SameSite::Lax,
@@ -227,11 +227,6 @@ impl CookieTier {
 
     pub(crate) const fn is_secure(&self) -> bool {
         !self.plain_http
-    }
-
-    /// The cookie's name, to find the cookie in requests.
-    pub(crate) fn header_name(&self) -> header::Name {
-        header::Name::new(self.cookie_name())
     }
 
     /// The `SameSite` attribute: the requests with which browsers send the cookie.

@@ -15,7 +15,6 @@ use http::Extensions;
 
 use self::builder::SessionsBuilder;
 use crate::{
-    cross_site::CrossSiteRule,
     error::{MissingSession, TierError, WriteError},
     id::Principal,
     node::Node,
@@ -57,7 +56,6 @@ pub(crate) mod builder;
 pub struct Sessions {
     pub(crate) node: Arc<Node>,
     pub(crate) resolved: Arc<[Resolved]>,
-    pub(crate) cross_site: Arc<CrossSiteRule>,
 }
 
 /// Puts a typed value into the extensions of a request.

@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     fmt,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -13,6 +14,8 @@ use tower_service::Service;
 use super::events::Reports;
 use crate::{
     cross_site::RequestKind,
+    node::Node,
+    session::loader,
     sessions::Sessions,
     writeback::{
         accept::only_own_pages,
@@ -92,14 +95,14 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// memory tier the report shows the state of the request that opened the stream, and no later changes.
 #[derive(Clone)]
 pub struct SessionInspector {
-    sessions: Sessions,
+    node: Arc<Node>,
     prefix: String,
 }
 
 impl SessionInspector {
     /// Creates an inspector for sessions of this chain.
     pub fn new(sessions: &Sessions) -> Self {
-        Self { sessions: sessions.clone(), prefix: String::new() }
+        Self { node: Arc::clone(&sessions.node), prefix: String::new() }
     }
 
     /// Sets the path of the inspector, such as `/inspector`, where no router strips the path.
@@ -128,8 +131,8 @@ impl SessionInspector {
     }
 
     async fn events(&self, head: &Parts) -> Result<Response<InspectorBody>, Refusal> {
-        only_own_pages(&self.sessions, RequestKind::Events, head)?;
-        let session = self.sessions.load(&head.extensions).await?;
+        only_own_pages(&self.node, RequestKind::Events, head)?;
+        let session = loader::load(&head.extensions, &self.node).await?;
         let shared = session.shared();
         if shared.close_reason(shared.node.now()).is_some() {
             return Ok(gone());

@@ -134,11 +134,11 @@ impl Sessions {
     /// Returns the kind of cross-site request, if the kind decides about the session, and the refusal to trace. Checked
     /// at entry, since the request head is gone when the session is loaded.
     fn check_cross_site(&self, head: &Parts, upgrade: bool) -> (Option<CrossSite>, Option<Box<CrossSiteRefusal>>) {
-        let (uri, headers) = (&head.uri, &head.headers);
-        if upgrade && let Err(refused) = self.cross_site.check(RequestKind::Upgrade, uri, headers) {
+        let (rule, uri, headers) = (&self.node.config.cross_site, &head.uri, &head.headers);
+        if upgrade && let Err(refused) = rule.check(RequestKind::Upgrade, uri, headers) {
             return (Some(CrossSite::Upgrade), Some(Box::new(refused)));
         }
-        let cross_site = self.cross_site.withheld((&head.method, uri, headers), self.node.config.cookie.sent());
+        let cross_site = rule.withheld((&head.method, uri, headers), self.node.config.cookie.sent());
         let listed = cross_site == Some(CrossSite::Listed);
         (cross_site, listed.then(|| Box::new(CrossSiteRefusal::new(RefusalReason::Withheld, uri, headers))))
     }

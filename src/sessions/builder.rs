@@ -7,7 +7,7 @@ use http::request::Parts;
 use super::{Resolved, Sessions};
 use crate::{
     config::{ComputedTier, Config, Derive, Identify, Identity, Reads},
-    cookie::{SameSite, fingerprint::FingerprintKey},
+    cookie::{SameSite, fingerprint::FingerprintKey, header::Name},
     cross_site::{CrossSiteRule, origin::PublicOrigins},
     error::{BuildError, BuildErrorKind},
     id::Principal,
@@ -65,9 +65,7 @@ pub struct SessionsBuilder {
     resolved: Vec<Resolved>,
     identify: Option<Box<Identify>>,
     identify_by: Option<(ValueSpec, Box<Derive>)>,
-    idle: Duration,
-    absolute: Duration,
-    ends_with_browser: bool,
+    lifetime: Lifetime,
     identity_room: usize,
     principal_idle: Duration,
     max_skew: Duration,
@@ -88,9 +86,7 @@ impl Default for SessionsBuilder {
             resolved: Vec::new(),
             identify: None,
             identify_by: None,
-            idle: 2 * DAY,
-            absolute: 30 * DAY,
-            ends_with_browser: false,
+            lifetime: Lifetime { idle: 2 * DAY, absolute: 30 * DAY, ends_with_browser: false },
             identity_room: IDENTITY_ROOM,
             principal_idle: 31 * DAY,
             max_skew: Duration::from_secs(3600),
@@ -165,14 +161,14 @@ impl SessionsBuilder {
     /// Sets the idle lifetime: a session ends after this time without a use. The default is two days (OWASP ASVS
     /// 7.3.1). The cookie's `Max-Age` is a minute shorter: see [`CookieTier`](crate::CookieTier).
     pub const fn idle(mut self, idle: Duration) -> Self {
-        self.idle = idle;
+        self.lifetime.idle = idle;
         self
     }
 
     /// Sets the absolute lifetime: a session ends this long after its beginning, however much the session is used. The
     /// default is thirty days (OWASP ASVS 7.3.2).
     pub const fn absolute(mut self, absolute: Duration) -> Self {
-        self.absolute = absolute;
+        self.lifetime.absolute = absolute;
         self
     }
 
@@ -180,7 +176,7 @@ impl SessionsBuilder {
     /// [`Session::set_lifetime`](crate::Session::set_lifetime) with a [`Lifetime`] that outlives the browser is
     /// "remember me". The limits of `idle` and `absolute` hold as well. A session takes 72 bytes more in memory.
     pub const fn until_browser_closes(mut self) -> Self {
-        self.ends_with_browser = true;
+        self.lifetime.ends_with_browser = true;
         self
     }
 
@@ -283,8 +279,8 @@ impl SessionsBuilder {
     ///
     /// If the configuration can't work or would silently lose a value. The error names its remedy.
     pub fn build(mut self) -> Result<Sessions, BuildError> {
-        let lifetime = Lifetime::new(self.idle, self.absolute)?;
-        let lifetime = if self.ends_with_browser { lifetime.until_browser_closes() } else { lifetime };
+        let lifetime = self.lifetime;
+        Lifetime::new(lifetime.idle, lifetime.absolute)?;
         let clock = self.clock.take().map_or_else(default_clock, Ok)?;
         let public = PublicOrigins::parse(&self.public_origins)?;
         let schema = self.schema()?;
@@ -322,7 +318,7 @@ impl SessionsBuilder {
             schema,
             budget,
             max_budget,
-            cookie_name: cookie.header_name(),
+            cookie_name: Name::new(cookie.cookie_name()),
             fingerprints: FingerprintKey::generate()?,
             cookie,
             has_sources: computed.iter().any(ComputedTier::is_source),
@@ -334,10 +330,10 @@ impl SessionsBuilder {
             audience: self.audience.into(),
             identity,
             reads: self.reads,
+            cross_site: CrossSiteRule { public, bare_upgrades },
         };
         let node = Node::new(config, memory, store, NodeClock::new(clock, self.max_skew));
-        let cross_site = Arc::new(CrossSiteRule { public, bare_upgrades });
-        Ok(Sessions { node: Arc::new(node), resolved: self.resolved.into(), cross_site })
+        Ok(Sessions { node: Arc::new(node), resolved: self.resolved.into() })
     }
 }
 

@@ -16,20 +16,20 @@ use super::{
 };
 use crate::{
     cross_site::RequestKind,
+    node::Node,
     record::change::Mutation,
     session::{Session, read},
-    sessions::Sessions,
     value::{Json, Schema, ValueError, ValueIndex, ValueSpec},
 };
 
 /// Checks the method and the cross-site rule.
-pub(crate) fn only_own_pages(sessions: &Sessions, kind: RequestKind, head: &Parts) -> Result<(), Refusal> {
+pub(crate) fn only_own_pages(node: &Node, kind: RequestKind, head: &Parts) -> Result<(), Refusal> {
     let method = kind.method();
     if head.method != method {
         return Err(Refusal::method(&[method]));
     }
-    sessions.cross_site.check(kind, &head.uri, &head.headers).map_err(|refused| {
-        sessions.node.refusals.tell(&refused, sessions.node.now());
+    node.config.cross_site.check(kind, &head.uri, &head.headers).map_err(|refused| {
+        node.refusals.tell(&refused, node.now());
         Refusal::new(StatusCode::FORBIDDEN, "cross_site", refused.reason.message())
     })
 }

@@ -1,10 +1,11 @@
 //! [`SessionWriteback`]: the endpoint that a page's hook posts to.
 
-use std::{fmt, ops::RangeInclusive, time::Duration};
+use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use super::{accept::UnknownNames, stream::HEARTBEAT_INTERVAL};
 use crate::{
     error::{BuildError, BuildErrorKind},
+    node::Node,
     sessions::Sessions,
     value::{SessionValue, ValueIndex},
 };
@@ -180,7 +181,7 @@ const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::
 /// | 503 | `unavailable` |
 #[derive(Clone)]
 pub struct SessionWriteback {
-    sessions: Sessions,
+    node: Arc<Node>,
     allowed: Vec<ValueIndex>,
     /// The values that pages may read. Includes every allowed value.
     exposed: Vec<ValueIndex>,
@@ -195,7 +196,7 @@ impl SessionWriteback {
     /// Creates a writeback that accepts relay tokens and no values yet.
     pub fn new(sessions: &Sessions) -> Self {
         Self {
-            sessions: sessions.clone(),
+            node: Arc::clone(&sessions.node),
             allowed: Vec::new(),
             exposed: Vec::new(),
             prefix: String::new(),
@@ -219,12 +220,12 @@ impl SessionWriteback {
     ///
     /// For a value that is not declared, and for the value that names the signed-in user.
     pub fn allow<V: SessionValue>(mut self) -> Result<Self, BuildError> {
-        let node = &self.sessions.node;
+        let config = &self.node.config;
         let refuse = |what| Err(BuildErrorKind::Value.error(format!("`{}` can't be allowed: {what}", V::NAME)));
-        let Some(index) = node.config.schema.index_of::<V>() else {
+        let Some(index) = config.schema.index_of::<V>() else {
             return refuse("declare the value with `.value::<..>()`");
         };
-        if node.config.identity_index() == Some(index) {
+        if config.identity_index() == Some(index) {
             return refuse("only `sign_in` and `sign_out` change the value that names the signed-in user");
         }
         self.allowed.push(index);
@@ -263,7 +264,7 @@ impl SessionWriteback {
     ///
     /// For a value that is not declared.
     pub fn expose<V: SessionValue>(mut self) -> Result<Self, BuildError> {
-        let Some(index) = self.sessions.node.config.schema.index_of::<V>() else {
+        let Some(index) = self.node.config.schema.index_of::<V>() else {
             let message = format!("`{}` can't be exposed: declare the value with `.value::<..>()`", V::NAME);
             return Err(BuildErrorKind::Value.error(message));
         };
@@ -323,8 +324,7 @@ impl SessionWriteback {
 
 impl fmt::Debug for SessionWriteback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> =
-            self.allowed.iter().map(|index| self.sessions.node.config.schema.get(*index).name).collect();
+        let names: Vec<_> = self.allowed.iter().map(|index| self.node.config.schema.get(*index).name).collect();
         f.debug_struct("SessionWriteback").field("allowed", &names).field("at", &self.prefix).finish_non_exhaustive()
     }
 }

@@ -57,10 +57,7 @@ impl SessionsBuilder {
                         user.name
                     )));
                 }
-                let index = schema.index_by_name(user.name);
-                let index = index.ok_or_else(|| {
-                    BuildErrorKind::Value.error(format!("`{}` is not declared: add `.value::<..>()`", user.name))
-                })?;
+                let index = schema.index_of_type(user.type_id).expect("the schema has the type of `identify_by`");
                 Ok(Identity::Value { index, derive })
             }
             (None, None) => Ok(Identity::Nobody),

@@ -18,7 +18,7 @@ use crate::{
     cross_site::{RequestKind, page_of},
     error::BoxError,
     session::{
-        commit,
+        commit, loader,
         relay::{OpenedRelay, RelayRefused},
         relay_in,
     },
@@ -44,7 +44,7 @@ impl SessionWriteback {
         let answered = match head.uri.path().strip_prefix(self.prefix.as_str()) {
             Some("" | "/") => self.post(&head, body).await,
             // Without memory, requests share no record, so a stream would see no change of another request.
-            Some("/events") if self.serves_events && self.sessions.node.memory.is_some() => self.events(&head).await,
+            Some("/events") if self.serves_events && self.node.memory.is_some() => self.events(&head).await,
             Some("/hook.js") if self.serves_hook => HOOK.answer(&head.method, &head.headers),
             Some("/hook.d.ts") if self.serves_hook => HOOK_TYPES.answer(&head.method, &head.headers),
             _ => Err(Refusal::not_found("writeback")),
@@ -58,26 +58,26 @@ impl SessionWriteback {
         B::Error: Into<BoxError>,
     {
         let Parts { headers, extensions, .. } = head;
-        only_own_pages(&self.sessions, RequestKind::Post, head)?;
+        only_own_pages(&self.node, RequestKind::Post, head)?;
         only_json(headers)?;
-        let body = body::read(&*self.sessions.node.time.clock, headers, body).await?;
+        let body = body::read(&*self.node.time.clock, headers, body).await?;
         match Posted::parse(&body)? {
             Posted::Relay(token) => {
                 // Open the token before the session loads: a page gets the same refusal for a bad token whether or not
                 // the session loads.
                 let count = |refused: RelayRefused| {
-                    refused.count(&self.sessions.node);
+                    refused.count(&self.node);
                     refused
                 };
-                let relayed = OpenedRelay::open(&self.sessions.node, &token, page_of(headers)).map_err(count)?;
-                let session = self.sessions.load(extensions).await?;
+                let relayed = OpenedRelay::open(&self.node, &token, page_of(headers)).map_err(count)?;
+                let session = loader::load(extensions, &self.node).await?;
                 relay_in::apply_relay(session.shared(), relayed).await.map_err(count)?;
                 Ok(stored(&["$relay"], None))
             }
             Posted::Values(values) => {
-                let schema = &self.sessions.node.config.schema;
+                let schema = &self.node.config.schema;
                 let accepted = AcceptedValues::read(&values, schema, &self.allowed, self.unknown)?;
-                let session = self.sessions.load(extensions).await?;
+                let session = loader::load(extensions, &self.node).await?;
                 session.shared().flags.touched.set();
                 session.shared().check_open()?;
                 for_this_user(headers, &session)?;
@@ -90,8 +90,8 @@ impl SessionWriteback {
     }
 
     async fn events(&self, head: &Parts) -> Result<Response<WritebackBody>, Refusal> {
-        only_own_pages(&self.sessions, RequestKind::Events, head)?;
-        let session = self.sessions.load(&head.extensions).await?;
+        only_own_pages(&self.node, RequestKind::Events, head)?;
+        let session = loader::load(&head.extensions, &self.node).await?;
         let shared = session.shared();
         shared.flags.touched.set();
         // An EventSource does not connect again after a 204.

@@ -25,7 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("memory", &["error", "id", "node_clock", "notify", "record", "sync", "throttle", "time", "value", "version"]),
     ("tier", &["error", "id", "node_clock", "throttle", "time", "value", "version"]),
     ("cross_site", &["cookie", "error", "throttle", "time"]),
-    ("config", &["cookie", "id", "record", "tier", "time", "value"]),
+    ("config", &["cookie", "cross_site", "id", "record", "tier", "time", "value"]),
     (
         "node",
         &[
@@ -90,7 +90,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("resolve", &["config", "cookie", "cross_site", "id", "session", "sessions"]),
-    ("writeback", &["cross_site", "error", "live", "record", "session", "sessions", "time", "value"]),
+    ("writeback", &["cross_site", "error", "live", "node", "record", "session", "sessions", "time", "value"]),
     (
         "inspector",
         &[
