@@ -8,15 +8,8 @@ use std::{borrow::Cow, sync::OnceLock};
 use http::HeaderValue;
 
 pub use self::same_site::SameSite;
-use self::{
-    budget::BUDGET,
-    keyring::{KeyRing, Keys},
-    payload::Payload,
-    plaintext::PlaintextBuffer,
-    seal::{Context, Purpose},
-    set_cookie::CookieScope,
-};
-use crate::id::SessionId;
+pub(crate) use self::seal::OpenedToken;
+use self::{budget::BUDGET, keyring::KeyRing, set_cookie::CookieScope};
 
 mod budget;
 mod check;
@@ -237,48 +230,4 @@ impl CookieTier {
     pub(crate) fn ring(&self) -> &KeyRing {
         &self.ring
     }
-
-    fn context<'a>(&'a self, audience: &'a str, purpose: Purpose) -> Context<'a> {
-        Context { cookie: self.cookie_name(), audience, purpose }
-    }
-
-    /// Seals a payload, and appends the token to `text`. Returns the generation of the ring that sealed the token.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the payload is longer than a token for the purpose can hold.
-    pub(crate) fn seal(
-        &self,
-        audience: &str,
-        purpose: Purpose,
-        id: &SessionId,
-        payload: PlaintextBuffer,
-        text: &mut Vec<u8>,
-    ) -> Result<u64, seal::SealError> {
-        let keys = self.ring.keys();
-        seal::seal(&keys, self.context(audience, purpose), id, payload, text)?;
-        Ok(keys.generation)
-    }
-
-    /// Opens a token that this chain's keys sealed for this audience and purpose. Returns `None` for any other bytes.
-    pub(crate) fn open(&self, keys: &Keys, audience: &str, purpose: Purpose, token: &[u8]) -> Option<OpenedToken> {
-        let opened = seal::open(keys, self.context(audience, purpose), token)?;
-        let payload = Box::new(payload::read(opened.payload)?);
-        Some(OpenedToken {
-            id: opened.id,
-            payload,
-            retired: opened.standing == keyring::Standing::Retired,
-            nonce: opened.nonce,
-        })
-    }
-}
-
-pub(crate) struct OpenedToken {
-    pub(crate) id: SessionId,
-    /// Boxed, so that the look-up of the session does not move the payload.
-    pub(crate) payload: Box<Payload>,
-    /// Whether a retired key sealed the token: a key that only opens.
-    pub(crate) retired: bool,
-    /// The token's nonce, which no other token shares.
-    pub(crate) nonce: [u8; layout::NONCE_LEN],
 }

@@ -157,15 +157,6 @@ pub(crate) struct Keys {
     retired: Vec<Key>,
 }
 
-/// The part of a key in the ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// The key seals.
-    Sealing,
-    /// The key only opens. The next response should seal the cookie again.
-    Retired,
-}
-
 impl Keys {
     fn derive(generation: u64, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Self, BuildError> {
         let mut keys = (1..).zip(keys);
@@ -190,19 +181,13 @@ impl Keys {
         &self.sealing
     }
 
-    pub(crate) fn find(&self, id: KeyId) -> Option<(&Key, Standing)> {
-        let retired = self.retired.iter().map(|key| (key, Standing::Retired));
-        iter::once((&self.sealing, Standing::Sealing)).chain(retired).find(|(key, _)| key.id == id)
+    pub(crate) fn find(&self, id: KeyId) -> Option<&Key> {
+        iter::once(&self.sealing).chain(&self.retired).find(|key| key.id == id)
     }
 }
 
 /// The name of a key in a token, in clear. The name tells nothing about the key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct KeyId(pub(super) [u8; Self::LEN]);
-
-impl KeyId {
-    pub(super) const LEN: usize = 4;
-}
+pub(super) type KeyId = [u8; 4];
 
 /// The ciphers that are derived from one key of a ring, one cipher per purpose. The ring does not keep the key itself.
 pub(crate) struct Key {
@@ -237,7 +222,7 @@ impl Key {
         let cipher = |info| Xaes256Gcm::new((&*subkey(info)).into());
         let [a, b, c, d, ..] = *subkey("layered-session v1 key id");
         Ok(Self {
-            id: KeyId([a, b, c, d]),
+            id: [a, b, c, d],
             cookie: cipher("layered-session v1 seal cookie"),
             relay: cipher("layered-session v1 seal relay"),
             birth: cipher("layered-session v1 seal birth"),
@@ -381,7 +366,7 @@ mod tests {
         refused(clone.replace([key(3), [0; 32]]));
         let after = clone.keys();
         assert_eq!((before.generation, after.generation, ring.keys().generation), (1, 2, 2));
-        assert_eq!(after.find(before.sealing().id).map(|(_, standing)| standing), Some(Standing::Retired));
+        assert_eq!(after.find(before.sealing().id).map(|key| key.id != after.sealing().id), Some(true));
         assert!(before.find(after.sealing().id).is_none());
         ring.replace([key(2)]).unwrap();
         assert_eq!(clone.keys().generation, 3);

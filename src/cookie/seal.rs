@@ -1,6 +1,6 @@
 //! The format of all tokens that a browser carries: cookies, relay tokens, birth tokens and turn tokens.
 //!
-//! The main functions are [`seal`] and [`open`]. A token is base64url (RFC 4648 section 5) without padding of
+//! The main functions are [`CookieTier::seal`] and [`CookieTier::open`]. A token is base64url (RFC 4648 section 5) without padding of
 //!
 //! | bytes | field | |
 //! |--:|---|---|
@@ -34,8 +34,10 @@ use rand::Rng;
 use xaes_256_gcm::{Nonce, Tag, Xaes256Gcm, aead::AeadInOut};
 
 use super::{
-    keyring::{Key, KeyId, Keys, Standing},
+    CookieTier,
+    keyring::{Key, Keys},
     layout::{ID_AT, MAX_TOKEN_LEN, NONCE_AT, NONCE_LEN, PAYLOAD_AT, TAG_LEN, VERSION},
+    payload::{self, Payload},
     plaintext::PlaintextBuffer,
 };
 use crate::id::SessionId;
@@ -84,11 +86,11 @@ impl Purpose {
 /// The context that a token is bound to and does not contain: a token opens only in the context for which it was sealed
 /// (CVE-2023-48309, GHSA-2ffv-r4r9-r8xr).
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Context<'a> {
+pub(super) struct Context<'a> {
     /// The cookie's name, of at most 64 bytes.
-    pub(crate) cookie: &'a str,
-    pub(crate) audience: &'a str,
-    pub(crate) purpose: Purpose,
+    cookie: &'a str,
+    audience: &'a str,
+    purpose: Purpose,
 }
 
 impl Context<'_> {
@@ -96,7 +98,7 @@ impl Context<'_> {
     fn associate(self, key: &Key, id: &SessionId, bytes: &mut Vec<u8>) {
         let mut clear = [0; NONCE_AT + 1];
         clear[0] = VERSION;
-        clear[1..ID_AT].copy_from_slice(&key.id.0);
+        clear[1..ID_AT].copy_from_slice(&key.id);
         clear[ID_AT..NONCE_AT].copy_from_slice(id.as_bytes());
         clear[NONCE_AT] = self.cookie.len() as u8;
         bytes.extend_from_slice(&clear);
@@ -121,9 +123,51 @@ impl fmt::Display for SealError {
 
 impl std::error::Error for SealError {}
 
+impl CookieTier {
+    pub(super) fn context<'a>(&'a self, audience: &'a str, purpose: Purpose) -> Context<'a> {
+        Context { cookie: self.cookie_name(), audience, purpose }
+    }
+
+    /// Seals a payload, and appends the token to `text`. Returns the generation of the ring that sealed the token.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the payload is longer than a token for the purpose can hold.
+    pub(crate) fn seal(
+        &self,
+        audience: &str,
+        purpose: Purpose,
+        id: &SessionId,
+        payload: PlaintextBuffer,
+        text: &mut Vec<u8>,
+    ) -> Result<u64, SealError> {
+        let keys = self.ring.keys();
+        seal(&keys, self.context(audience, purpose), id, payload, text)?;
+        Ok(keys.generation)
+    }
+
+    /// Opens a token that this chain's keys sealed for this audience and purpose. Returns `None` for any other bytes.
+    pub(crate) fn open(&self, keys: &Keys, audience: &str, purpose: Purpose, token: &[u8]) -> Option<OpenedToken> {
+        let Opened { id, payload, retired, nonce } = open(keys, self.context(audience, purpose), token)?;
+        let payload = Box::new(payload::read(payload)?);
+        Some(OpenedToken { id, payload, retired, nonce })
+    }
+}
+
+/// A token that this chain's keys have sealed.
+pub(crate) struct OpenedToken {
+    pub(crate) id: SessionId,
+    /// Boxed, so that the look-up of the session does not move the payload.
+    pub(crate) payload: Box<Payload>,
+    /// Whether a retired key sealed the token: a key that only opens. The next response should seal the cookie again.
+    pub(crate) retired: bool,
+    /// The token's nonce, which no other token shares.
+    pub(crate) nonce: [u8; NONCE_LEN],
+}
+
 /// Seals a payload under the sealing key, for one session and one context, and appends the token to `text`. No two
 /// tokens are the same.
-pub(crate) fn seal(
+fn seal(
     keys: &Keys,
     context: Context<'_>,
     id: &SessionId,
@@ -150,7 +194,7 @@ fn seal_with_nonce(
     let key = keys.sealing();
     let token = payload.with_more(TAG_LEN + context.associated_len());
     token[0] = VERSION;
-    token[1..ID_AT].copy_from_slice(&key.id.0);
+    token[1..ID_AT].copy_from_slice(&key.id);
     token[ID_AT..NONCE_AT].copy_from_slice(id.as_bytes());
     token[NONCE_AT..PAYLOAD_AT].copy_from_slice(nonce);
     // The associated data stands in the place of the later tag, so that neither needs an allocation.
@@ -222,19 +266,19 @@ const OTHER: u32 = 1 << 24;
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-/// The content of a genuine token.
-pub(crate) struct SealContents {
-    pub(crate) id: SessionId,
-    pub(crate) payload: PlaintextBuffer,
-    pub(crate) standing: Standing,
-    pub(crate) nonce: [u8; NONCE_LEN],
+/// The content of a genuine token, and its payload's bytes.
+pub(super) struct Opened {
+    id: SessionId,
+    payload: PlaintextBuffer,
+    retired: bool,
+    nonce: [u8; NONCE_LEN],
 }
 
 /// Opens a token that one of these keys has sealed for this context. Returns `None` for any other bytes.
 ///
 /// The key id in the token selects the key. A trial of all keys would let any client cause as many decryptions as the
 /// ring has keys.
-pub(crate) fn open(keys: &Keys, context: Context<'_>, token: &[u8]) -> Option<SealContents> {
+pub(super) fn open(keys: &Keys, context: Context<'_>, token: &[u8]) -> Option<Opened> {
     if token.len() > context.purpose.max_len() {
         return None;
     }
@@ -249,14 +293,15 @@ pub(crate) fn open(keys: &Keys, context: Context<'_>, token: &[u8]) -> Option<Se
     let (id, clear) = clear.split_first_chunk()?;
     let nonce = Nonce::from(*clear.first_chunk::<NONCE_LEN>()?);
     let id = SessionId::from_bytes(*id);
-    let (key, standing) = keys.find(KeyId(*key))?;
+    let key = keys.find(*key)?;
     context.associate(key, &id, bytes);
     let (token, data) = bytes.split_at_mut(len);
     let (payload, tag) = token[PAYLOAD_AT..].split_last_chunk_mut::<TAG_LEN>()?;
     let cipher = context.purpose.cipher(key);
     cipher.decrypt_inout_detached(&nonce, data, payload.into(), &Tag::from(*tag)).ok()?;
     bytes.truncate(end);
-    Some(SealContents { id, payload: opened, standing, nonce: nonce.into() })
+    let retired = key.id != keys.sealing().id;
+    Some(Opened { id, payload: opened, retired, nonce: nonce.into() })
 }
 
 #[cfg(test)]

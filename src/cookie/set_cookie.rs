@@ -109,10 +109,6 @@ pub(super) struct CookieScope {
 }
 
 impl CookieScope {
-    pub(super) const fn root() -> Self {
-        Self { path: Cow::Borrowed("/"), domain: None }
-    }
-
     /// Whether browsers accept a cookie with this path and domain whose name begins with `__Host-`.
     pub(super) fn is_root(&self) -> bool {
         self.domain.is_none() && self.path == "/"
