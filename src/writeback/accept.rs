@@ -128,24 +128,24 @@ fn encode(declared: &ValueSpec, raw: &str) -> Result<Json, Refusal> {
         Err(ValueError::Undecodable(_)) => integers_survive(raw, b""),
         Err(_) => true,
     };
-    let (status, code, message) = match json {
+    let refuse = |status, code, message| Err(Refusal::new(status, code, message).named([name]));
+    match json {
         _ if !stored => {
             let message = format!(
                 "`{name}` has an integer beyond 2^53 - 1, which the value's type would change or drop: send the \
                  integer as a string"
             );
-            (StatusCode::BAD_REQUEST, "unsafe_integer", message)
+            refuse(StatusCode::BAD_REQUEST, "unsafe_integer", message)
         }
-        Ok(json) if json.len() <= MAX_VALUE => return Ok(json),
+        Ok(json) if json.len() <= MAX_VALUE => Ok(json),
         Ok(_) => {
             let message = format!(
                 "`{name}` is longer than {MAX_VALUE} bytes as the value's type encodes it: send a shorter value"
             );
-            (StatusCode::UNPROCESSABLE_ENTITY, "value_too_large", message)
+            refuse(StatusCode::UNPROCESSABLE_ENTITY, "value_too_large", message)
         }
-        Err(flaw) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_value", format!("`{name}` {flaw}")),
-    };
-    Err(Refusal::new(status, code, message).named([name]))
+        Err(flaw) => refuse(StatusCode::UNPROCESSABLE_ENTITY, "invalid_value", format!("`{name}` {flaw}")),
+    }
 }
 
 /// Returns the number literals of a JSON text that a reader with only doubles would change: integers beyond ±(2^53−1),

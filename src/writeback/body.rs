@@ -114,62 +114,40 @@ pub(crate) enum Posted<'a> {
 
 impl<'a> Posted<'a> {
     /// Reads a whole body. The caller limits the length of the body: time and memory grow linearly with the length.
-    pub(crate) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
-        let text = str::from_utf8(body).map_err(|_| Malformed::JSON)?;
+    pub(crate) fn parse(body: &'a [u8]) -> Result<Self, Refusal> {
+        let text = str::from_utf8(body).map_err(|_| not_json())?;
         // The check below recurses, so the depth is limited first.
         if depth(text) > MAX_DEPTH {
-            return Err(Malformed::TOO_DEEP);
+            return Err(malformed("too_deep", "the body nests arrays or objects more than 16 levels deep"));
         }
-        let body: &RawValue = from_str(text).map_err(|_| Malformed::JSON)?;
+        let body: &RawValue = from_str(text).map_err(|_| not_json())?;
         check(body.get())?;
         if !body.get().starts_with('{') {
-            return Err(Malformed::NOT_AN_OBJECT);
+            return Err(malformed("not_an_object", "the body is not a JSON object"));
         }
-        let Object(values) = from_str(body.get()).map_err(|_| Malformed::JSON)?;
+        let Object(values) = from_str(body.get()).map_err(|_| not_json())?;
         match values.as_slice() {
-            more if more.len() > MAX_NAMES => Err(Malformed::TOO_MANY_NAMES),
-            &[(ref name, token)] if name == RELAY => {
-                let token = from_str(token.get());
-                token.map(|Text(token)| Self::Relay(token)).map_err(|_| Malformed::RELAY_NOT_A_STRING)
+            more if more.len() > MAX_NAMES => Err(malformed("too_many_names", "the body has more than 64 names")),
+            &[(ref name, token)] if name == RELAY => match from_str(token.get()) {
+                Ok(Text(token)) => Ok(Self::Relay(token)),
+                Err(_) => Err(malformed("relay_not_a_string", "`$relay` is not a string")),
+            },
+            several if several.iter().any(|(name, _)| name == RELAY) => {
+                let message = "`$relay` has other names beside it in the body: post a token alone";
+                Err(malformed("relay_not_alone", message))
             }
-            several if several.iter().any(|(name, _)| name == RELAY) => Err(Malformed::RELAY_NOT_ALONE),
             _ => Ok(Self::Values(values)),
         }
     }
 }
 
-/// The reason to refuse a body with 400.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Malformed {
-    /// The `code` of the answer, for scripts to match.
-    code: &'static str,
-    /// The message, which repeats nothing from the client.
-    message: &'static str,
+/// A refusal with 400. The message repeats nothing from the client.
+fn malformed(code: &'static str, message: &'static str) -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, code, message)
 }
 
-impl Malformed {
-    const JSON: Self = Self::new("malformed_json", "the body is not exactly one JSON text in UTF-8");
-    const NOT_AN_OBJECT: Self = Self::new("not_an_object", "the body is not a JSON object");
-    const DUPLICATE_NAME: Self = Self::new("duplicate_name", "an object in the body has the same name twice");
-    const RESERVED_NAME: Self = Self::new(
-        "reserved_name",
-        "an object in the body has a name with the reserved prefix `$serde_json::private::`",
-    );
-    const TOO_DEEP: Self = Self::new("too_deep", "the body nests arrays or objects more than 16 levels deep");
-    const TOO_MANY_NAMES: Self = Self::new("too_many_names", "the body has more than 64 names");
-    const RELAY_NOT_ALONE: Self =
-        Self::new("relay_not_alone", "`$relay` has other names beside it in the body: post a token alone");
-    const RELAY_NOT_A_STRING: Self = Self::new("relay_not_a_string", "`$relay` is not a string");
-
-    const fn new(code: &'static str, message: &'static str) -> Self {
-        Self { code, message }
-    }
-}
-
-impl From<Malformed> for Refusal {
-    fn from(Malformed { code, message }: Malformed) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, code, message)
-    }
+fn not_json() -> Refusal {
+    malformed("malformed_json", "the body is not exactly one JSON text in UTF-8")
 }
 
 /// Returns the depth of a JSON text: the maximum number of objects and arrays that are open at the same time.
@@ -211,18 +189,19 @@ fn after_string(text: &str) -> Option<&str> {
 /// The first character decides the type of the text, not serde_json: with the feature `arbitrary_precision`, which any
 /// crate of an application can switch on, serde_json presents numbers as objects and accepts `1e999`. The check reads
 /// each level as raw texts, so each byte is read once for each level around it, 16 times at most.
-fn check(text: &str) -> Result<(), Malformed> {
-    let syntax = |_| Malformed::JSON;
+fn check(text: &str) -> Result<(), Refusal> {
+    let syntax = |_| not_json();
     match text.as_bytes().first() {
         Some(b'{') => {
             let Object(entries) = from_str(text).map_err(syntax)?;
             let mut names = HashSet::new();
             for (name, value) in &entries {
                 if name.starts_with(PRIVATE) {
-                    return Err(Malformed::RESERVED_NAME);
+                    let message = "an object in the body has a name with the reserved prefix `$serde_json::private::`";
+                    return Err(malformed("reserved_name", message));
                 }
                 if !names.insert(name) {
-                    return Err(Malformed::DUPLICATE_NAME);
+                    return Err(malformed("duplicate_name", "an object in the body has the same name twice"));
                 }
                 check(value.get())?;
             }
@@ -234,7 +213,7 @@ fn check(text: &str) -> Result<(), Malformed> {
         }
         // A `RawValue` does not check escapes, such as the lone surrogate `\ud800`, so the text is decoded here.
         Some(b'"') => from_str(text).map(|Text(_)| ()).map_err(syntax),
-        Some(b'-' | b'0'..=b'9') if !text.parse().is_ok_and(f64::is_finite) => Err(Malformed::JSON),
+        Some(b'-' | b'0'..=b'9') if !text.parse().is_ok_and(f64::is_finite) => Err(not_json()),
         _ => Ok(()),
     }
 }
@@ -279,7 +258,7 @@ mod tests {
     use crate::writeback::accept::integers_survive;
 
     fn code(body: impl AsRef<[u8]>) -> &'static str {
-        Posted::parse(body.as_ref()).err().map_or("accepted", |malformed| malformed.code)
+        Posted::parse(body.as_ref()).err().map_or("accepted", |refusal| refusal.code)
     }
 
     /// Checks the code of each of `bodies`, which bars and line ends separate.

@@ -56,7 +56,7 @@ impl Body for WritebackBody {
 pub(crate) struct Refusal {
     #[serde(skip)]
     status: StatusCode,
-    code: &'static str,
+    pub(super) code: &'static str,
     message: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     names: Vec<String>,
