@@ -126,7 +126,10 @@ async fn apply_order(
     }
     let Some(begun) = order.begun.first() else { return Err(RelayRefused::NotGenuine) };
     let planned = PlannedSession { id: *begun, birth: current.believed_version(order.birth, &shared.node.time) };
-    let user = user_of(shared, order, payload)?;
+    // The first entry of a sign-in names the user.
+    let first = payload.entries(EntryOwner::Begun).next().filter(|_| order.turn == Turn::SignIn);
+    let user = first.map(|entry| change(shared, &entry)).transpose()?;
+    let user = user.and_then(|user| sign_in_plan::named_principal(shared, &user));
     if order.named == Named::Ended {
         let principal = user.as_ref().map(|user| user.owner.tag()).or(payload.head.principal);
         end::end_id(shared, id, principal, current.life.absolute_deadline(), now).await?;
@@ -227,19 +230,6 @@ fn check_order(
         return Err(RelayRefused::Closed(CloseReason::Revoked));
     }
     if shared.node.is_known(&planned.id) { Err(RelayRefused::Used) } else { Ok(()) }
-}
-
-/// Returns the user of a sign-in order.
-fn user_of(
-    shared: &SessionShared,
-    order: &Order,
-    payload: &Payload,
-) -> Result<Option<Arc<ResolvedPrincipal>>, RelayRefused> {
-    if order.turn != Turn::SignIn {
-        return Ok(None);
-    }
-    let user = payload.entries(EntryOwner::Begun).next().map(|entry| change(shared, &entry)).transpose()?;
-    Ok(user.and_then(|user| sign_in_plan::named_principal(shared, &user)))
 }
 
 /// Returns the mutation of a value that an order grants. A value that this build does not declare can't be granted.
