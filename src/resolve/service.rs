@@ -223,7 +223,7 @@ impl Entered {
         }
     }
 
-    fn finish_response<B>(&self, response: &mut Response<B>) {
+    pub(crate) fn finish_response<B>(&self, response: &mut Response<B>) {
         match self {
             Self::Outermost(loader, browser) => finish_head(loader, response, *browser),
             Self::Within(_) => {}

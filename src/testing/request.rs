@@ -49,16 +49,13 @@ impl<S: Clone, B> Client<S, B> {
 
     /// Begins a request of any method for a path, which begins with `/` and may have a query.
     pub fn request(&self, method: Method, path: &str) -> ClientRequest<S, B> {
-        ClientRequest::new(self.tab(), method, path)
+        let navigation = method == Method::GET || method == Method::HEAD || method == Method::POST;
+        let head = Request::builder().method(method).uri(path);
+        ClientRequest { client: self.tab(), head, body: Ok(Bytes::new()), navigation }
     }
 }
 
 impl<S, B> ClientRequest<S, B> {
-    fn new(client: Client<S, B>, method: Method, path: &str) -> Self {
-        let navigation = method == Method::GET || method == Method::HEAD || method == Method::POST;
-        Self { client, head: Request::builder().method(method).uri(path), body: Ok(Bytes::new()), navigation }
-    }
-
     /// Adds a header field. The field replaces the field of the same name that the browser sends by itself, such as
     /// `Host`, `Origin` or `Cookie`.
     pub fn header<K, V>(mut self, name: K, value: V) -> Self

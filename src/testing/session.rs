@@ -1,21 +1,19 @@
 //! [`session`]: a handle for unit tests of handlers, without a server.
 
 use std::{
-    convert::Infallible,
     fmt,
-    future::{Future, IntoFuture, ready},
+    future::{Future, IntoFuture},
     pin::Pin,
 };
 
 use http::{
-    Extensions, HeaderName, HeaderValue, Request, Response,
+    Extensions, HeaderName, HeaderValue, Method, Request, Response,
     header::{CONNECTION, COOKIE, ORIGIN, UPGRADE},
+    request::Parts,
 };
 
 use super::{error::TestError, jar::set_cookies};
-use crate::{
-    error::WriteError, resolve::service::ResponseFuture, session::Session, sessions::Sessions, value::SessionValue,
-};
+use crate::{error::WriteError, session::Session, sessions::Sessions, value::SessionValue};
 
 type Writing<'a> = Pin<Box<dyn Future<Output = Result<(), WriteError>> + Send + 'a>>;
 type Write = Box<dyn for<'a> FnOnce(&'a Session) -> Writing<'a> + Send + Sync>;
@@ -193,15 +191,13 @@ impl<B> TestSession<B> {
 
     async fn prepare(self) -> Result<(Request<B>, Session), TestError> {
         let Self { sessions, request, sign_in, values } = self;
-        let mut request = request?;
+        let (mut head, body) = request?.into_parts();
         if sign_in.is_some() || !values.is_empty() {
             let writes = sign_in.into_iter().chain(values);
-            let pairs = earlier(&sessions, head_before(&request), writes).await?;
-            for pair in pairs {
-                request.headers_mut().append(COOKIE, pair);
+            for pair in earlier(&sessions, head.clone(), writes).await? {
+                head.headers.append(COOKIE, pair);
             }
         }
-        let (mut head, body) = request.into_parts();
         sessions.enter(&mut head);
         let session = load(&head.extensions).await?;
         sessions.resolved.iter().for_each(|insert| insert(&session, &mut head.extensions));
@@ -214,25 +210,16 @@ fn writing(write: impl for<'a> FnOnce(&'a Session) -> Writing<'a> + Send + Sync 
     Box::new(write)
 }
 
-/// Returns the head of the earlier request: of the same user, by the same page, and never from another site.
-fn head_before<B>(request: &Request<B>) -> Request<()> {
-    let mut before = Request::new(());
-    *before.uri_mut() = request.uri().clone();
-    *before.headers_mut() = request.headers().clone();
-    *before.extensions_mut() = request.extensions().clone();
-    for name in [ORIGIN, UPGRADE, CONNECTION, HeaderName::from_static("sec-fetch-site")] {
-        before.headers_mut().remove(name);
-    }
-    before
-}
-
-/// Writes the values in an earlier request. Returns the cookies of the response, as the next request brings them.
+/// Writes the values in an earlier request: of the same user, by the same page, and never from another site. Returns the cookies of the response, as the next request brings them.
 async fn earlier(
     sessions: &Sessions,
-    request: Request<()>,
+    mut head: Parts,
     writes: impl Iterator<Item = Write>,
 ) -> Result<Vec<HeaderValue>, TestError> {
-    let (mut head, ()) = request.into_parts();
+    head.method = Method::GET;
+    for name in [ORIGIN, UPGRADE, CONNECTION, HeaderName::from_static("sec-fetch-site")] {
+        head.headers.remove(name);
+    }
     let entered = sessions.enter(&mut head);
     let session = load(&head.extensions).await?;
     for write in writes {
@@ -240,8 +227,8 @@ async fn earlier(
             .await
             .map_err(|error| TestError::caused("the values or the sign-in of the test's session failed", error))?;
     }
-    let answered = ready(Ok::<_, Infallible>(Response::new(())));
-    let Ok(response) = ResponseFuture::new(answered, entered).await;
+    let mut response = Response::new(());
+    entered.finish_response(&mut response);
     let sent = set_cookies(response.headers());
     let pairs = sent.iter().filter(|cookie| !cookie.value().is_empty()).map(|cookie| cookie.stripped().to_string());
     Ok(pairs.filter_map(|pair| pair.parse().ok()).collect())

@@ -107,7 +107,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "writeback",
         ],
     ),
-    ("testing", &["error", "id", "resolve", "session", "sessions", "tier", "time", "value", "version"]),
+    ("testing", &["error", "id", "session", "sessions", "tier", "time", "value", "version"]),
 ];
 
 /// Each module of `session` with its imported modules of `session`, from the bottom up.
