@@ -8,7 +8,7 @@ use crate::{
     cookie::{CookieTier, fingerprint::FingerprintKey, header::Name},
     cross_site::CrossSiteRule,
     id::{OwnerId, Principal, RecordKey, SessionId},
-    record::{budget::Budget, life::Lifetime, values::Resolution},
+    record::{life::Lifetime, values::Resolution, write::Budget},
     tier::{default::DefaultRule, outside::SourceTier},
     time::Millis,
     value::{Json, Schema, ValueIndex},

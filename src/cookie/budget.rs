@@ -1,7 +1,7 @@
 //! The budget of the cookie: the bytes of entries that fit into the finished header.
 
 use super::{CookieTier, payload::HEAD_MAX, seal, set_cookie::MAX_AGE_IS};
-use crate::record::budget::Budget;
+use crate::record::write::Budget;
 
 /// The default budget of the finished header: nginx's default buffer holds 4 kB of a whole response head.
 pub(super) const BUDGET: usize = 3_000;

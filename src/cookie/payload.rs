@@ -40,9 +40,9 @@ use super::{
 use crate::{
     id::{PrincipalTag, SessionId},
     record::{
-        budget::entry_len,
         life::{LifeFields, Predecessor},
         values::StoredValue,
+        write::entry_len,
     },
     time::{Millis, Wall},
     version::Version,

@@ -13,7 +13,7 @@ use self::rows::{Facts, rows};
 use crate::{
     config::{COOKIE, ComputedTier, DEFAULT, MEMORY},
     node::Node,
-    record::{budget::JsonRoom, life::Lifetime, state::Kind, values::Resolution},
+    record::{life::Lifetime, state::Kind, values::Resolution, write::JsonRoom},
     session::{
         Access, Session,
         cookie_size::{self, CookieSize},

@@ -1,4 +1,5 @@
-//! The state of a record at one moment, and the rules of its changes. Pure: no lock, no waiting, no clock.
+//! The state of a record at one moment: its values, its end, its revision, and the merge of copies. Pure: no lock, no
+//! waiting, no clock.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -6,14 +7,13 @@ use std::{
 };
 
 use super::{
-    change::{IncomingFrom, IncomingValue, MergeResult, WriteContext, WriteScope},
+    change::{IncomingFrom, IncomingValue, MergeResult, WriteContext},
     cookie_sync::{CookieSnapshot, CookieSync, TokenFingerprint},
 };
 use crate::{
     error::CloseReason,
     node_clock::NodeClock,
     record::{
-        change::Mutation,
         life::{End, SessionLife},
         values::{Resolution, StoredValue, ValueSlot, Values},
     },
@@ -93,7 +93,7 @@ impl State {
     }
 
     /// Notes a change of the content that browsers carry.
-    fn bump_revision(&mut self) {
+    pub(super) fn bump_revision(&mut self) {
         self.revision = next_revision();
         if let Kind::Session { browser, .. } = &mut self.kind {
             browser.complete = false;
@@ -135,7 +135,7 @@ impl State {
 
     /// Marks that the record holds data that no store has acknowledged. A record that was never marked is empty or
     /// fully stored.
-    const fn mark_unstored(&mut self) {
+    pub(super) const fn mark_unstored(&mut self) {
         match &mut self.kind {
             Kind::Session { browser: CookieSync { has_unstored: unstored, .. }, .. }
             | Kind::Principal(PrincipalState { unstored, .. }) => *unstored = true,
@@ -176,7 +176,7 @@ impl State {
     }
 
     /// Notes the removal of a value.
-    fn note_removal(&mut self, written: Millis, terms: WriteContext<'_>) {
+    pub(super) fn note_removal(&mut self, written: Millis, terms: WriteContext<'_>) {
         if let Kind::Principal(principal) = &mut self.kind {
             principal.removals = principal.removals.max(written.after(terms.tombstones));
         }
@@ -270,52 +270,6 @@ impl State {
             (spec.in_cookie() && ours).then_some((spec.name, &copy.value))
         });
         declared.chain(self.values.undeclared())
-    }
-
-    pub(crate) fn prune(&mut self, terms: WriteContext<'_>) {
-        let mut horizon = terms.now.before(terms.tombstones);
-        if let Kind::Session { life, .. } = &self.kind {
-            horizon = horizon.min(terms.now.before(life.idle().saturating_add(terms.time.max_skew)));
-            if terms.now < life.previous_deadline() {
-                horizon = Millis::default();
-            }
-        }
-        self.values.prune(terms.schema, terms.now, horizon);
-    }
-
-    pub(crate) fn apply(&mut self, changes: &[Mutation], version: Version, terms: WriteContext<'_>) {
-        if terms.scope == WriteScope::ClearAll || changes.iter().any(|change| change.json.is_none()) {
-            self.note_removal(terms.now, terms);
-        }
-        for change in changes {
-            let copy = |version, written| {
-                let value = StoredValue::new(version, change.json.clone(), written);
-                ValueSlot { change: self.changes, ..ValueSlot::local(change.index, value) }
-            };
-            match change.version {
-                // The store stamped the change, and the stamp decides: a later write may have arrived here first.
-                Some(stamped) => {
-                    self.values.merge(copy(stamped, terms.time.written(stamped, terms.now)), Resolution::Newest);
-                }
-                None => {
-                    self.values.put(copy(version, terms.now));
-                    self.mark_unstored();
-                }
-            }
-            match (terms.schema.get(change.index).in_cookie(), &mut self.kind) {
-                (true, _) => self.bump_revision(),
-                (false, Kind::Session { browser, .. }) => browser.has_server_only |= change.version.is_none(),
-                (false, _) => {}
-            }
-        }
-        if terms.scope == WriteScope::ClearAll {
-            self.values.note_cleared(version);
-            if self.values.tombstone_undeclared(version, terms.now) {
-                self.mark_unstored();
-                self.bump_revision();
-            }
-        }
-        self.count_change();
     }
 
     /// Merges copies that keep their versions.

@@ -15,9 +15,9 @@ use crate::{
     id::RecordKey,
     memory::record::Record,
     record::{
-        budget::Budget,
         cookie_sync::CookieSnapshot,
         state::{Kind, State},
+        write::Budget,
     },
     throttle::MINUTE,
     time::Millis,

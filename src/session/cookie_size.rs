@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     cookie::{payload::EntryOwner, seal::sealed_len},
-    record::budget::JsonRoom,
+    record::write::JsonRoom,
     time::Millis,
     value::Scope,
 };

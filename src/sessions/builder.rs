@@ -13,7 +13,7 @@ use crate::{
     id::Principal,
     node::Node,
     node_clock::NodeClock,
-    record::{budget::Budget, life::Lifetime, values::Resolution},
+    record::{life::Lifetime, values::Resolution, write::Budget},
     time::Clock,
     value::{self, Scope, SessionValue, ValueSpec},
 };

@@ -8,7 +8,7 @@ use crate::{
     memory::record::Record,
     node_clock::NodeClock,
     record::{
-        change::{BudgetShare, WriteContext},
+        change::{BudgetShare, Mutation, WriteContext, WriteScope},
         life::Lifetime,
     },
     time::Wall,

@@ -6,7 +6,7 @@ use super::SessionsBuilder;
 use crate::{
     config::Identity,
     error::{BuildError, BuildErrorKind},
-    record::budget::Budget,
+    record::write::Budget,
     time::Clock,
     value::{self, Placement, Schema, Scope},
 };

@@ -1,10 +1,11 @@
-//! The budget of a browser's cookie: the bytes for each owner's entries, whether a write fits, and how many bytes of JSON
-//! would fit.
+//! The rules of a write: the removals that a record forgets first, the budget of the browser's cookie, and the changes.
 
 use super::{
-    change::{BudgetShare, CommitRejected, Mutation, Oversize, WriteContext},
-    state::State,
+    change::{BudgetShare, CommitRejected, Mutation, Oversize, WriteContext, WriteScope},
+    state::{Kind, State},
+    values::{Resolution, StoredValue, ValueSlot},
 };
+use crate::{time::Millis, version::Version};
 
 /// The bytes that the browser has for the entries of each owner. Each owner has its own bytes, so that principal values
 /// accepted for one browser fit all other browsers of the principal, whatever their sessions hold.
@@ -17,12 +18,8 @@ pub(crate) struct Budget {
 }
 
 /// Returns the bytes of an entry with a name and JSON of these lengths; a tombstone has no JSON.
-pub(crate) const fn entry_len(name: usize, json: Option<usize>) -> usize {
-    let json = match json {
-        Some(len) => 2 + len,
-        None => 0,
-    };
-    2 + name + 8 + json
+pub(crate) fn entry_len(name: usize, json: Option<usize>) -> usize {
+    2 + name + 8 + json.map_or(0, |len| 2 + len)
 }
 
 /// The part of a cookie that an owner's values take and leave, in bytes of JSON.
@@ -35,23 +32,8 @@ pub(crate) struct JsonRoom {
     pub(crate) free: usize,
 }
 
-/// An entry of the cookie, by its size.
-#[derive(Clone, Copy)]
-struct Sized<'a> {
-    name: &'a str,
-    /// Bytes of the JSON; a tombstone has none.
-    json: Option<usize>,
-}
-
-impl<'a> Sized<'a> {
-    fn of_change(change: &Mutation) -> Sized<'_> {
-        Sized { name: change.name, json: change.json.as_ref().map(|json| json.len()) }
-    }
-
-    const fn entry(&self) -> usize {
-        entry_len(self.name.len(), self.json)
-    }
-}
+/// The name of a cookie entry, and the bytes of its JSON; a tombstone has none.
+type Sized<'a> = (&'a str, Option<usize>);
 
 /// The bytes of a budget that entries take.
 struct UsedBytes {
@@ -63,9 +45,9 @@ struct UsedBytes {
 impl UsedBytes {
     fn of<'a>(sizes: impl Iterator<Item = Sized<'a>>, terms: WriteContext<'_>) -> Self {
         let identity = terms.reserved.map(|(index, _)| terms.schema.get(index).name);
-        sizes.fold(Self { identity: 0, others: 0 }, |mut taken, sized| {
-            let part = if identity == Some(sized.name) { &mut taken.identity } else { &mut taken.others };
-            *part += sized.entry();
+        sizes.fold(Self { identity: 0, others: 0 }, |mut taken, (name, json)| {
+            let part = if identity == Some(name) { &mut taken.identity } else { &mut taken.others };
+            *part += entry_len(name.len(), json);
             taken
         })
     }
@@ -76,6 +58,17 @@ impl UsedBytes {
 }
 
 impl State {
+    pub(crate) fn prune(&mut self, terms: WriteContext<'_>) {
+        let mut horizon = terms.now.before(terms.tombstones);
+        if let Kind::Session { life, .. } = &self.kind {
+            horizon = horizon.min(terms.now.before(life.idle().saturating_add(terms.time.max_skew)));
+            if terms.now < life.previous_deadline() {
+                horizon = Millis::default();
+            }
+        }
+        self.values.prune(terms.schema, terms.now, horizon);
+    }
+
     /// Checks that each change replaces the version that it expects, and that the browser has room for the changes.
     ///
     /// # Errors
@@ -97,8 +90,9 @@ impl State {
             return Ok(());
         }
         let changed = |name: &str| changes.iter().any(|change| change.name == name);
-        let stays = self.sizes(terms).filter(|sized| !changed(sized.name));
-        let sizes = stays.clone().chain(carried().map(Sized::of_change));
+        let stays = self.sizes(terms).filter(|(name, _)| !changed(name));
+        let json_len = |change: &Mutation| change.json.as_ref().map(|json| json.len());
+        let sizes = stays.clone().chain(carried().map(|change| (change.name, json_len(change))));
         let taken = UsedBytes::of(sizes.clone(), terms);
         let room = terms.reserved.map_or(0, |(_, room)| room);
         let before = UsedBytes::of(self.sizes(terms), terms);
@@ -117,7 +111,7 @@ impl State {
             return Ok(());
         }
         let is_for_the_room = terms.share == BudgetShare::Ordinary && taken.total() <= terms.budget;
-        let written = carried().filter_map(|change| Sized::of_change(change).json).sum();
+        let written = carried().filter_map(json_len).sum();
         Err(CommitRejected::TooLarge(Box::new(Oversize {
             largest: largest(sizes, terms),
             written,
@@ -126,31 +120,65 @@ impl State {
         })))
     }
 
+    pub(crate) fn apply(&mut self, changes: &[Mutation], version: Version, terms: WriteContext<'_>) {
+        if terms.scope == WriteScope::ClearAll || changes.iter().any(|change| change.json.is_none()) {
+            self.note_removal(terms.now, terms);
+        }
+        for change in changes {
+            let copy = |version, written| {
+                let value = StoredValue::new(version, change.json.clone(), written);
+                ValueSlot { change: self.changes, ..ValueSlot::local(change.index, value) }
+            };
+            match change.version {
+                // The store stamped the change, and the stamp decides: a later write may have arrived here first.
+                Some(stamped) => {
+                    self.values.merge(copy(stamped, terms.time.written(stamped, terms.now)), Resolution::Newest);
+                }
+                None => {
+                    self.values.put(copy(version, terms.now));
+                    self.mark_unstored();
+                }
+            }
+            match (terms.schema.get(change.index).in_cookie(), &mut self.kind) {
+                (true, _) => self.bump_revision(),
+                (false, Kind::Session { browser, .. }) => browser.has_server_only |= change.version.is_none(),
+                (false, _) => {}
+            }
+        }
+        if terms.scope == WriteScope::ClearAll {
+            self.values.note_cleared(version);
+            if self.values.tombstone_undeclared(version, terms.now) {
+                self.mark_unstored();
+                self.bump_revision();
+            }
+        }
+        self.count_change();
+    }
+
     /// Returns the bytes of JSON that browsers carry of this record, and the free bytes.
     #[cfg(feature = "inspector")]
     pub(crate) fn json_room(&self, terms: WriteContext<'_>) -> JsonRoom {
         let taken = UsedBytes::of(self.sizes(terms), terms);
         let room = terms.reserved.map_or(0, |(_, room)| room);
         JsonRoom {
-            used: self.sizes(terms).filter_map(|sized| sized.json).sum(),
+            used: self.sizes(terms).filter_map(|(_, json)| json).sum(),
             free: terms.budget.saturating_sub(taken.others + taken.identity.max(room)),
         }
     }
 
     /// Returns the sizes of this record's cookie entries.
     fn sizes<'a>(&'a self, terms: WriteContext<'a>) -> impl Iterator<Item = Sized<'a>> + Clone {
-        self.cookie_entries(terms.schema)
-            .map(|(name, stored)| Sized { name, json: stored.json.as_ref().map(|json| json.len()) })
+        self.cookie_entries(terms.schema).map(|(name, stored)| (name, stored.json.as_ref().map(|json| json.len())))
     }
 }
 
 /// Returns the three largest declared entries, with the bytes of their JSON.
 fn largest<'a>(sizes: impl Iterator<Item = Sized<'a>>, terms: WriteContext<'_>) -> Vec<(&'static str, usize)> {
     let mut sizes: Vec<_> = sizes.collect();
-    sizes.sort_unstable_by_key(|sized| (std::cmp::Reverse(sized.entry()), sized.name));
-    let declared = sizes.iter().filter_map(|sized| {
-        let index = terms.schema.index_by_name(sized.name)?;
-        Some((terms.schema.get(index).name, sized.json?))
+    sizes.sort_unstable_by_key(|(name, json)| (std::cmp::Reverse(entry_len(name.len(), *json)), *name));
+    let declared = sizes.iter().filter_map(|(name, json)| {
+        let index = terms.schema.index_by_name(name)?;
+        Some((terms.schema.get(index).name, (*json)?))
     });
     declared.take(3).collect()
 }
