@@ -139,10 +139,6 @@ impl Config {
         id.owner(&self.audience)
     }
 
-    pub(crate) fn default_rules(&self) -> impl Iterator<Item = &(ValueIndex, DefaultRule)> {
-        self.computed.iter().flat_map(ComputedTier::rules)
-    }
-
     pub(crate) fn sources(&self) -> impl Iterator<Item = &SourceTier> {
         self.computed.iter().filter_map(|tier| match tier {
             ComputedTier::Default(_) => None,

@@ -14,7 +14,7 @@ use http::request::Parts;
 
 use self::{accepted_nonces::AcceptedNonces, exempt_renewals::ExemptRenewals, traces::Traces};
 use crate::{
-    config::{Config, Identity},
+    config::{ComputedTier, Config, Identity},
     cross_site::refusal::RefusalTraces,
     error::{CloseReason, WriteError},
     id::{RecordKey, SessionId},
@@ -170,7 +170,7 @@ impl Node {
     /// Returns the answers of the default rules that read the request's head.
     pub(crate) fn compute_defaults(&self, head: &Parts) -> Vec<(ValueIndex, Json)> {
         let mut answers = Vec::new();
-        for (index, answer) in self.config.default_rules() {
+        for (index, answer) in self.config.computed.iter().flat_map(ComputedTier::rules) {
             let DefaultRule::Computed(compute) = answer else { continue };
             match compute(head) {
                 Ok(json) => answers.push((*index, json)),

@@ -17,7 +17,7 @@ pub(super) const MIN_COOKIE: usize = 1_000;
 const MAX_AGE_DIGITS: usize = 8;
 
 /// The minimum bytes for entries with which a configuration is useful.
-const MIN_ENTRIES: usize = 128;
+pub(super) const MIN_ENTRIES: usize = 128;
 
 const fn entry_room(token_len: usize) -> usize {
     seal::payload_budget(token_len).saturating_sub(HEAD_MAX)
@@ -30,11 +30,6 @@ const fn split(entries: usize, principals: bool) -> Budget {
 }
 
 impl CookieTier {
-    /// Whether the name and the attributes leave room for values.
-    pub(super) fn has_room(&self) -> bool {
-        entry_room(self.token_budget()) >= MIN_ENTRIES
-    }
-
     /// Returns the room for entries. The calculation assumes that the fields before the entries have their maximum
     /// length, so that each accepted write fits.
     pub(crate) fn budget(&self, principals: bool) -> Budget {

@@ -4,7 +4,7 @@ use std::iter;
 
 use super::{
     CookieTier, SameSite,
-    budget::{MAX_COOKIE, MIN_COOKIE},
+    budget::{MAX_COOKIE, MIN_COOKIE, MIN_ENTRIES},
     set_cookie::CookieScope,
 };
 use crate::error::{BuildError, BuildErrorKind};
@@ -50,7 +50,7 @@ impl CookieTier {
             )
         } else if let Some(flaw) = places.find_map(CookieScope::flaw) {
             flaw
-        } else if !self.has_room() {
+        } else if self.budget(false).session < MIN_ENTRIES {
             "the cookie's name, path and domain leave no room for values within `max_bytes`: shorten the name, path or \
              domain, or raise `max_bytes`"
                 .to_owned()

@@ -119,17 +119,14 @@ fn is_current(shared: &SessionShared) -> bool {
     }
 }
 
-pub(super) fn cookie_contents_of(shared: &SessionShared, record: &Arc<Record>, now: Millis) -> CookieContents {
-    CookieContents { session: record.revision(), principal: principal_contents(shared, record, now) }
-}
-
 #[inline]
-fn principal_contents(shared: &SessionShared, record: &Arc<Record>, now: Millis) -> Option<(RecordKey, u64)> {
-    shared.principal_for(record, now).map(|principal| {
+pub(super) fn cookie_contents_of(shared: &SessionShared, record: &Arc<Record>, now: Millis) -> CookieContents {
+    let principal = shared.principal_for(record, now).map(|principal| {
         let revision =
             shared.find_principal(&principal).map_or(0, |record| record.live(now, State::cookie_revision).unwrap_or(0));
         (principal.key(), revision)
-    })
+    });
+    CookieContents { session: record.revision(), principal }
 }
 
 /// Returns the content that the browser's cookie should have now; `None` without a session.

@@ -278,12 +278,16 @@ impl Loader {
         }
     }
 
-    /// Leaves the response head to the loader of an inner layer, if both loaders have loaded. This loader sets no
-    /// cookie for as long as its session is the session of the inner loader.
+    /// Leaves the response head to the loader of an inner layer, if both loaders have loaded, and binds to a session
+    /// that the inner handle has begun. This loader sets no cookie for as long as its session is the session of the
+    /// inner loader.
     pub(crate) fn leave_head_to(&self, within: &Self) {
-        if let (Some(shared), Some(within)) = (self.loaded(), within.loaded()) {
-            leave_head_to(shared, within);
+        let (Some(shared), Some(inner)) = (self.loaded(), within.loaded()) else { return };
+        if let (Binding::Anonymous, Binding::Live(begun)) = (shared.binding(), inner.binding()) {
+            shared.flags.begun_here.set();
+            shared.rebind(begun);
         }
+        *shared.lazy().left_to_inner.lock() = inner.bound_key();
     }
 
     /// Marks that the response head leaves: a session that is loaded later can't set a cookie. Returns whether a handle
@@ -385,13 +389,4 @@ fn share_session(shared: &mut SessionShared, outer: Option<&SessionShared>) {
     if outer.flags.begun_here.is_set() {
         shared.flags.begun_here.set();
     }
-}
-
-/// Leaves the response head to the handle of an inner layer, and binds to a session that the inner handle has begun.
-fn leave_head_to(shared: &SessionShared, inner: &SessionShared) {
-    if let (Binding::Anonymous, Binding::Live(begun)) = (shared.binding(), inner.binding()) {
-        shared.flags.begun_here.set();
-        shared.rebind(begun);
-    }
-    *shared.lazy().left_to_inner.lock() = inner.bound_key();
 }

@@ -13,12 +13,8 @@ pub(crate) struct Asset {
     source: &'static str,
     content_type: &'static str,
     text: fn(&'static str) -> Bytes,
-    served: OnceLock<Served>,
-}
-
-struct Served {
-    text: Bytes,
-    etag: String,
+    /// The text as it is sent, and its `ETag`.
+    served: OnceLock<(Bytes, String)>,
 }
 
 impl Asset {
@@ -38,7 +34,11 @@ impl Asset {
         if method != Method::GET && method != Method::HEAD {
             return Err(Refusal::method(&[Method::GET, Method::HEAD]));
         }
-        let Served { text, etag } = self.served();
+        let (text, etag) = self.served.get_or_init(|| {
+            let text = (self.text)(self.source);
+            let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(&Sha256::digest(&text)[..16]));
+            (text, etag)
+        });
         let known = headers.get_all(header::IF_NONE_MATCH).iter().any(|value| {
             let mut tags = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
             // If-None-Match uses the weak comparison (RFC 9110, 13.1.2).
@@ -61,14 +61,6 @@ impl Asset {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
         }
         Ok(response)
-    }
-
-    fn served(&self) -> &Served {
-        self.served.get_or_init(|| {
-            let text = (self.text)(self.source);
-            let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(&Sha256::digest(&text)[..16]));
-            Served { text, etag }
-        })
     }
 }
 
