@@ -358,21 +358,21 @@ impl Session {
     /// Returns the index of a declared value, except for the identity value: only a sign-in or a sign-out changes that
     /// value.
     pub(crate) fn writable<V: SessionValue>(&self) -> Result<ValueIndex, WriteError> {
-        let node = &self.shared().node;
-        let index = node.config.schema.index_of::<V>().ok_or_else(|| {
-            let message = format!("`{}` is not declared: add `.value::<..>()` to `Sessions::builder()`", V::NAME);
-            WriteError::new(WriteErrorKind::Undeclared, message).named([V::NAME])
-        })?;
-        match &node.config.identity {
-            Identity::Value { index: identity, .. } if *identity == index => {
-                let message = format!(
-                    "`{}` is the identity value, which names the signed-in user: change the value with `sign_in` or \
-                     `sign_out`",
-                    V::NAME
-                );
-                Err(WriteError::new(WriteErrorKind::Invalid, message).named([V::NAME]))
+        let (config, name) = (&self.shared().node.config, V::NAME);
+        let refuse = |kind, message| Err(WriteError::new(kind, message).named([name]));
+        match (config.schema.index_of::<V>(), &config.identity) {
+            (None, _) => {
+                let message = format!("`{name}` is not declared: add `.value::<..>()` to `Sessions::builder()`");
+                refuse(WriteErrorKind::Undeclared, message)
             }
-            _ => Ok(index),
+            (Some(index), Identity::Value { index: identity, .. }) if *identity == index => {
+                let message = format!(
+                    "`{name}` is the identity value, which names the signed-in user: change the value with `sign_in` \
+                     or `sign_out`"
+                );
+                refuse(WriteErrorKind::Invalid, message)
+            }
+            (Some(index), _) => Ok(index),
         }
     }
 

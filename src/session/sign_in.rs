@@ -57,19 +57,18 @@ pub struct SignIn<'a> {
 
 impl<'a> SignIn<'a> {
     pub(super) fn new<V: SessionValue>(session: &'a Session, user: &V) -> Self {
-        let node = &session.shared().node;
+        let (config, name) = (&session.shared().node.config, V::NAME);
         let undeclared = |message| Err(WriteError::new(WriteErrorKind::Undeclared, message));
-        let user = match &node.config.identity {
-            Identity::Value { index, .. } if node.config.schema.index_of::<V>() == Some(*index) => {
-                let json = value::encode(user).map_err(|flaw| flaw.into_write_error(V::NAME));
-                json.map(|json| Mutation::set(*index, V::NAME, json))
+        let user = match &config.identity {
+            Identity::Value { index, .. } if config.schema.index_of::<V>() == Some(*index) => {
+                let json = value::encode(user).map_err(|flaw| flaw.into_write_error(name));
+                json.map(|json| Mutation::set(*index, name, json))
             }
             Identity::Value { .. } => {
-                undeclared(format!("`{}` can't sign a user in: use the type that `identify_by` names", V::NAME))
+                undeclared(format!("`{name}` can't sign a user in: use the type that `identify_by` names"))
             }
             Identity::Head(_) | Identity::Nobody => undeclared(format!(
-                "`{}` can't sign a user in: add `.identify_by::<..>(..)` with this type to `Sessions::builder()`",
-                V::NAME
+                "`{name}` can't sign a user in: add `.identify_by::<..>(..)` with this type to `Sessions::builder()`"
             )),
         };
         Self { session, user, adopt: Vec::new(), grants: Vec::new(), site: Site::Own }
@@ -180,10 +179,9 @@ impl<'a> RenewByPage<'a> {
 fn grant<V: SessionValue>(session: &Session, value: &V) -> Result<Mutation, WriteError> {
     let change = session.written(value)?;
     if V::SCOPE != Scope::Session {
-        let message = format!(
-            "`with` can't write `{}` in a sign-in or renewal: declare the value with `Scope::Session`",
-            V::NAME
-        );
+        let name = V::NAME;
+        let message =
+            format!("`with` can't write `{name}` in a sign-in or renewal: declare the value with `Scope::Session`");
         return Err(WriteError::new(WriteErrorKind::Invalid, message).named([V::NAME]));
     }
     Ok(change)

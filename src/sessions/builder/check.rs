@@ -20,27 +20,25 @@ impl SessionsBuilder {
             self.values.insert(0, *user);
         }
         for declared in self.values.drain(..) {
-            value::check_name(declared.name)?;
+            let name = declared.name;
+            value::check_name(name)?;
             if declared.max_age.is_some_and(|age| age.as_millis() == 0) {
                 return Err(BuildErrorKind::Value.error(format!(
-                    "`{}` has a `MAX_AGE` under a millisecond, so the value would expire at once: give `MAX_AGE` a \
-                     longer time, or leave `MAX_AGE` out",
-                    declared.name
+                    "`{name}` has a `MAX_AGE` under a millisecond, so the value would expire at once: give `MAX_AGE` \
+                     a longer time, or leave `MAX_AGE` out"
                 )));
             }
-            if schema.index_by_name(declared.name).is_some() {
+            if schema.index_by_name(name).is_some() {
                 return Err(BuildErrorKind::Value.error(format!(
-                    "`{}` is declared twice, or is the name of two types: declare each type once, and give each type a \
-                     `NAME` of its own",
-                    declared.name
+                    "`{name}` is declared twice, or is the name of two types: declare each type once, and give each \
+                     type a `NAME` of its own"
                 )));
             }
             schema.push(declared);
         }
         if schema.len() > usize::from(u8::MAX) {
-            return Err(BuildErrorKind::Value.error(
-                "the chain declares more than 255 values: put values that belong together into one type".to_owned(),
-            ));
+            let message = "the chain declares more than 255 values: put values that belong together into one type";
+            return Err(BuildErrorKind::Value.error(message));
         }
         Ok(schema)
     }
@@ -52,10 +50,9 @@ impl SessionsBuilder {
             (Some(head), None) => Ok(Identity::Head(head)),
             (None, Some((user, derive))) => {
                 if user.scope != Scope::Session {
-                    return Err(BuildErrorKind::Value.error(format!(
-                        "`{}` names the signed-in user, so its scope must be `Scope::Session`",
-                        user.name
-                    )));
+                    let name = user.name;
+                    let message = format!("`{name}` names the signed-in user, so its scope must be `Scope::Session`");
+                    return Err(BuildErrorKind::Value.error(message));
                 }
                 let index = schema.index_of_type(user.type_id).expect("the schema has the type of `identify_by`");
                 Ok(Identity::Value { index, derive })

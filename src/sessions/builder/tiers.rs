@@ -8,7 +8,7 @@ use crate::{
     memory::MemoryTier,
     tier::{
         Source,
-        default::{DefaultRule, DefaultTier},
+        default::{DefaultRule, DefaultTier, Rule},
         outside::{SharedTier, SourceTier},
     },
     value::{Schema, ValueIndex},
@@ -129,17 +129,16 @@ impl SessionsBuilder {
 const ONE_OF_EACH: &str = "a chain has one memory tier and one cookie tier at most: leave the second out";
 
 fn rules(tier: DefaultTier, schema: &Schema) -> Result<Vec<(ValueIndex, DefaultRule)>, BuildError> {
-    let numbered = |rule: crate::tier::default::Rule| {
-        let index = schema.index_of_type(rule.type_id).ok_or_else(|| {
+    let numbered = |Rule { type_id, name, answer }: Rule| {
+        let index = schema.index_of_type(type_id).ok_or_else(|| {
             BuildErrorKind::Value.error(format!(
-                "the default tier has a default for `{}`, which is not declared: add `.value::<..>()`",
-                rule.name
+                "the default tier has a default for `{name}`, which is not declared: add `.value::<..>()`"
             ))
         })?;
-        match rule.answer {
+        match answer {
             DefaultRule::Constant(Err(flaw)) => {
-                let error = BuildErrorKind::Value
-                    .error(format!("the default for `{}` can't be used: `{}` {flaw}", rule.name, rule.name));
+                let message = format!("the default for `{name}` can't be used: `{name}` {flaw}");
+                let error = BuildErrorKind::Value.error(message);
                 Err(match flaw.into_source() {
                     Some(source) => error.caused_by(source),
                     None => error,
