@@ -89,7 +89,7 @@ pub struct MemoryTier {
 impl MemoryTier {
     /// Returns a builder with a bound of 256 MiB.
     pub const fn builder() -> MemoryTierBuilder {
-        MemoryTierBuilder { max_bytes: 256 << 20 }
+        MemoryTierBuilder(Self { max_bytes: 256 << 20 })
     }
 
     pub(crate) fn open(&self) -> Memory {
@@ -121,21 +121,19 @@ impl MemoryTier {
 /// # Ok::<_, layered_session::BuildError>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct MemoryTierBuilder {
-    max_bytes: usize,
-}
+pub struct MemoryTierBuilder(MemoryTier);
 
 impl MemoryTierBuilder {
     /// Sets the bound: the maximum bytes of all records together, as the tier counts bytes.
     #[must_use]
     pub const fn max_bytes(mut self, bytes: usize) -> Self {
-        self.max_bytes = bytes;
+        self.0.max_bytes = bytes;
         self
     }
 
     /// Builds the tier.
     pub const fn build(self) -> MemoryTier {
-        MemoryTier { max_bytes: self.max_bytes }
+        self.0
     }
 }
 

@@ -31,21 +31,20 @@ pub(crate) struct CookieSize {
 /// is not used.
 pub(crate) fn cookie_size(shared: &SessionShared, now: Millis) -> CookieSize {
     let context = shared.node.write_context(Scope::Principal, now);
-    let empty = JsonRoom { used: 0, free: context.budget };
     let record = shared.principal(now).and_then(|principal| shared.find_principal(&principal));
     let principal_json = record.and_then(|record| record.live(now, |state| state.json_room(context)).ok());
-    let principal_json = principal_json.unwrap_or(empty);
+    let principal_json = principal_json.unwrap_or(JsonRoom { used: 0, free: context.budget });
+    let mut measured = CookieSize { principal_json, ..CookieSize::default() };
     let context = shared.node.write_context(Scope::Session, now);
     let Some((record, payload)) = shared.live(now).ok().and_then(|record| {
         let payload = build_payload(shared, &record, None, now)?;
         Some((record, payload))
     }) else {
-        let session_json = shared.node.empty_session(now).json_room(context);
-        return CookieSize { session_json, principal_json, ..CookieSize::default() };
+        measured.session_json = shared.node.empty_session(now).json_room(context);
+        return measured;
     };
-    let in_step = is_sealed(shared, &record, now) || !is_behind(shared, &record, now);
-    let session_json = record.read().json_room(context);
-    let mut measured = CookieSize { session_json, principal_json, in_step, ..CookieSize::default() };
+    measured.in_step = is_sealed(shared, &record, now) || !is_behind(shared, &record, now);
+    measured.session_json = record.read().json_room(context);
     for entry in payload.written.entries() {
         match entry.owner {
             EntryOwner::Session => measured.session += entry.len(),
