@@ -11,10 +11,7 @@ use crate::{
     error::{MissingSession, TierError, WriteError, WriteErrorKind},
     id::Principal,
     node::Node,
-    record::{
-        change::{Mutation, WriteScope},
-        state::Kind,
-    },
+    record::change::{Mutation, WriteScope},
     tier::outside::note_missing_layer,
     value::{self, SessionValue, ValueIndex},
 };
@@ -204,10 +201,7 @@ impl Session {
     pub fn created_at(&self) -> Option<SystemTime> {
         let shared = self.touched();
         let record = shared.live(shared.node.now()).ok()?;
-        match &record.read().kind {
-            Kind::Session { life, .. } => Some(shared.node.time.wall(life.created()).time()),
-            _ => None,
-        }
+        record.read().life().map(|life| shared.node.time.wall(life.created()).time())
     }
 
     /// Returns when the session ends without a further use; `None` without a session.

@@ -13,7 +13,7 @@ use self::rows::{Facts, rows};
 use crate::{
     config::{COOKIE, ComputedTier, DEFAULT, MEMORY},
     node::Node,
-    record::{life::Lifetime, state::Kind, values::Resolution, write::JsonRoom},
+    record::{life::Lifetime, values::Resolution, write::JsonRoom},
     session::{
         Access, Session,
         cookie_size::{self, CookieSize},
@@ -109,14 +109,14 @@ fn life(shared: &SessionShared, measured: &CookieSize, now: Millis) -> serde_jso
     let none = json!({ "state": "none", "signed_in": signed_in });
     let Ok(record) = shared.live(now) else { return none };
     let wall = |at| shared.node.time.wall(at).0;
-    let expires = wall(record.deadline());
-    let Kind::Session { life, .. } = &record.read().kind else { return none };
+    let state = record.read();
+    let Some(life) = state.life() else { return none };
     json!({
         "state": LIVE,
         "signed_in": signed_in,
         "created": wall(life.created()),
         // The end without a further use.
-        "expires": expires,
+        "expires": wall(state.deadline(record.used())),
         // The latest end, however much the session is used.
         "ends": wall(life.absolute_deadline()),
         "ends_with_browser": life.ends_with_browser(),

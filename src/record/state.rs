@@ -200,23 +200,24 @@ impl State {
         changed
     }
 
-    pub(crate) fn absolute_deadline(&self) -> Option<Millis> {
+    /// Returns the lifetime of a living session's record.
+    pub(crate) fn life(&self) -> Option<&SessionLife> {
         match &self.kind {
-            Kind::Session { life, .. } => Some(life.absolute_deadline()),
-            _ => None,
+            Kind::Session { life, .. } => Some(life),
+            Kind::Principal(_) | Kind::Ended(_) => None,
         }
+    }
+
+    pub(crate) fn absolute_deadline(&self) -> Option<Millis> {
+        self.life().map(SessionLife::absolute_deadline)
     }
 
     /// Returns the version at which the session's id was made. A version from a clock further ahead than the allowed
     /// skew is replaced by the beginning of the session in node time.
     pub(crate) fn birth(&self, time: &NodeClock, now: Millis) -> Option<Version> {
-        match &self.kind {
-            Kind::Session { life, .. } if life.birth() > time.bound(now) => {
-                Some(Version::last_at(time.wall(life.created())))
-            }
-            Kind::Session { life, .. } => Some(life.birth()),
-            _ => None,
-        }
+        let life = self.life()?;
+        let is_ahead = life.birth() > time.bound(now);
+        Some(if is_ahead { Version::last_at(time.wall(life.created())) } else { life.birth() })
     }
 
     /// Returns the version up to which all ids of this principal's sessions have ended.
@@ -262,7 +263,7 @@ impl State {
         &'a self,
         schema: &'a Schema,
     ) -> impl Iterator<Item = (&'a str, &'a StoredValue)> + Clone {
-        let session = matches!(self.kind, Kind::Session { .. });
+        let session = self.life().is_some();
         let declared = self.values.declared().filter_map(move |slot| {
             let spec: &ValueSpec = schema.get(slot.index);
             let ours = session || spec.scope == Scope::Principal;

@@ -60,7 +60,7 @@ impl UsedBytes {
 impl State {
     pub(crate) fn prune(&mut self, terms: WriteContext<'_>) {
         let mut horizon = terms.now.before(terms.tombstones);
-        if let Kind::Session { life, .. } = &self.kind {
+        if let Some(life) = self.life() {
             horizon = horizon.min(terms.now.before(life.idle().saturating_add(terms.time.max_skew)));
             if terms.now < life.previous_deadline() {
                 horizon = Millis::default();

@@ -138,10 +138,7 @@ pub(crate) fn cookie_contents(shared: &SessionShared) -> Option<CookieContents> 
 pub(super) fn is_sealed(shared: &SessionShared, record: &Arc<Record>, now: Millis) -> bool {
     let contents = cookie_contents_of(shared, record, now);
     let state = record.read();
-    match &state.kind {
-        Kind::Session { .. } => state.cookie().is_some_and(|(_, held)| contents.is_held_by(&held)),
-        _ => true,
-    }
+    state.life().is_none() || state.cookie().is_some_and(|(_, held)| contents.is_held_by(&held))
 }
 
 /// Returns the whole content of a cookie, also as the payload of an order. A payload is no use of the session: an open page, which is told of the writes
@@ -161,7 +158,7 @@ pub(super) fn build_payload(
     let wall = |at| shared.node.time.wall(at);
     let (head, mut written, session, deadline, refresh_after) = {
         let state = record.read();
-        let Kind::Session { life, .. } = &state.kind else { return None };
+        let life = state.life()?;
         let deadline = life.deadline(record.used());
         let head = Head {
             issued: wall(now),

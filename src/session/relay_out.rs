@@ -27,7 +27,6 @@ use crate::{
     record::{
         change::{BudgetShare, Mutation},
         life::{Lifetime, Predecessor, SessionLife},
-        state::Kind,
     },
     time::Millis,
     value::{Scope, ValueIndex},
@@ -57,10 +56,7 @@ pub(crate) fn is_refresh_due(shared: &SessionShared) -> bool {
 /// second.
 pub(crate) fn refresh_interval(shared: &SessionShared) -> Option<Duration> {
     let record = shared.live(shared.node.now()).ok()?;
-    match &record.read().kind {
-        Kind::Session { life, .. } => Some((life.idle() / 10).max(Duration::from_secs(1))),
-        _ => None,
-    }
+    record.read().life().map(|life| (life.idle() / 10).max(Duration::from_secs(1)))
 }
 
 /// Returns whether the page has anything to bring. The page brings a change until a request has shown that the browser
