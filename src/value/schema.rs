@@ -2,7 +2,10 @@
 
 use std::{any::TypeId, time::Duration};
 
-use super::{Json, Placement, Scope, SessionValue, ValueError, decode, normalize};
+use super::{
+    Json, Placement, Scope, SessionValue, ValueError,
+    json::{decode, normalize},
+};
 use crate::error::{BuildError, BuildErrorKind};
 
 /// A declared value's position in the order of declaration.
