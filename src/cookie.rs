@@ -79,7 +79,7 @@ pub struct CookieTier {
     former: Vec<CookieScope>,
     /// The maximum bytes of the finished header.
     budget: usize,
-    same_site: SameSite,
+    pub(crate) same_site: SameSite,
     /// Whether browsers keep a cookie for each site that embeds the application.
     partitioned: bool,
     plain_http: bool,
@@ -220,11 +220,6 @@ impl CookieTier {
 
     pub(crate) const fn is_secure(&self) -> bool {
         !self.plain_http
-    }
-
-    /// The `SameSite` attribute: the requests with which browsers send the cookie.
-    pub(crate) const fn sent(&self) -> SameSite {
-        self.same_site
     }
 
     pub(crate) fn ring(&self) -> &KeyRing {

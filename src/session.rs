@@ -141,12 +141,6 @@ impl Session {
         }
     }
 
-    /// Returns whether a layer has seen the request.
-    #[cfg(feature = "axum-0_8")]
-    pub(crate) fn has_layer(extensions: &Extensions) -> bool {
-        extensions.get::<LoaderHandle>().is_some()
-    }
-
     /// Returns the session without waiting: `None` without a layer, and where [`load`](Self::load) would wait or fail.
     pub fn from_extensions(extensions: &Extensions) -> Option<Self> {
         Arc::clone(&extensions.get::<LoaderHandle>()?.loader).load_now()

@@ -153,7 +153,7 @@ pub(crate) struct Keys {
     /// The number of this set of keys: 1, and one more after each replacement. A cached result of an opened token is
     /// valid only for the same generation.
     pub(crate) generation: u64,
-    sealing: Key,
+    pub(super) sealing: Key,
     retired: Vec<Key>,
 }
 
@@ -175,10 +175,6 @@ impl Keys {
             ring.retired.push(key);
         }
         Ok(ring)
-    }
-
-    pub(crate) const fn sealing(&self) -> &Key {
-        &self.sealing
     }
 
     pub(crate) fn find(&self, id: KeyId) -> Option<&Key> {
@@ -340,7 +336,7 @@ mod tests {
     fn hex_keys_are_read_and_never_printed() {
         let (one, two) = (hex(&key(1)), hex(&key(2)).to_uppercase());
         let ring = KeyRing::from_hex(&format!("  {one} ,\t{two}\n")).unwrap();
-        assert_eq!(ring.keys().sealing().id, KeyRing::new([key(1)]).unwrap().keys().sealing().id);
+        assert_eq!(ring.keys().sealing.id, KeyRing::new([key(1)]).unwrap().keys().sealing.id);
         assert_eq!(format!("{ring:?}"), "KeyRing { keys: 2 }");
         for text in ["".into(), format!("{one}a"), format!("{one},"), format!("{one} {two}"), one.replace('a', "g")] {
             let message = refused(KeyRing::from_hex(&text));
@@ -366,19 +362,19 @@ mod tests {
         refused(clone.replace([key(3), [0; 32]]));
         let after = clone.keys();
         assert_eq!((before.generation, after.generation, ring.keys().generation), (1, 2, 2));
-        assert_eq!(after.find(before.sealing().id).map(|key| key.id != after.sealing().id), Some(true));
-        assert!(before.find(after.sealing().id).is_none());
+        assert_eq!(after.find(before.sealing.id).map(|key| key.id != after.sealing.id), Some(true));
+        assert!(before.find(after.sealing.id).is_none());
         ring.replace([key(2)]).unwrap();
         assert_eq!(clone.keys().generation, 3);
-        assert!(clone.keys().find(before.sealing().id).is_none());
+        assert!(clone.keys().find(before.sealing.id).is_none());
     }
 
     #[test]
     fn generated_keys_differ_and_are_zeroized() {
         fn wiped<T: zeroize::ZeroizeOnDrop>(_: &T) {}
         let [one, other] = [KeyRing::generate(), KeyRing::generate()].map(|ring| ring.unwrap().keys());
-        assert!(one.find(other.sealing().id).is_none());
-        wiped(&one.sealing().cookie);
+        assert!(one.find(other.sealing.id).is_none());
+        wiped(&one.sealing.cookie);
         wiped(&decode_hex("00").unwrap());
     }
 }

@@ -8,7 +8,7 @@
 //! | 4 | id of the key | in clear |
 //! | 32 | id of the session | in clear |
 //! | 24 | nonce | in clear |
-//! | n | payload, see [`payload`](super::payload) | XAES-256-GCM (C2SP), under the subkey of the key for the purpose |
+//! | n | payload, see [`payload`] | XAES-256-GCM (C2SP), under the subkey of the key for the purpose |
 //! | 16 | tag | over the payload and the associated data |
 //!
 //! The version of the format and the purpose are in the HKDF info of the subkey (see `keyring`): each purpose has a
@@ -191,7 +191,7 @@ fn seal_with_nonce(
     mut payload: PlaintextBuffer,
     text: &mut Vec<u8>,
 ) -> Result<(), SealError> {
-    let key = keys.sealing();
+    let key = &keys.sealing;
     let token = payload.with_more(TAG_LEN + context.associated_len());
     token[0] = VERSION;
     token[1..ID_AT].copy_from_slice(&key.id);
@@ -300,7 +300,7 @@ pub(super) fn open(keys: &Keys, context: Context<'_>, token: &[u8]) -> Option<Op
     let cipher = context.purpose.cipher(key);
     cipher.decrypt_inout_detached(&nonce, data, payload.into(), &Tag::from(*tag)).ok()?;
     bytes.truncate(end);
-    let retired = key.id != keys.sealing().id;
+    let retired = key.id != keys.sealing.id;
     Some(Opened { id, payload: opened, retired, nonce: nonce.into() })
 }
 

@@ -10,7 +10,7 @@ use http::{StatusCode, request::Parts};
 
 use crate::{
     error::{MissingSession, WriteError},
-    session::Session,
+    session::{Session, loader::LoaderHandle},
     value::SessionValue,
 };
 
@@ -28,7 +28,7 @@ impl<S: Sync> OptionalFromRequestParts<S> for Session {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, MissingSession> {
         // `Session::load` would trace a missing layer as a mistake of the application.
-        if !Self::has_layer(&parts.extensions) {
+        if parts.extensions.get::<LoaderHandle>().is_none() {
             return Ok(None);
         }
         Self::load(&parts.extensions).await.map(Some)

@@ -62,7 +62,7 @@ impl LayeredSessionLayer {
     /// in the extensions even if the load waits for a store or source. The inner service must be `Clone`. See
     /// [`PreloadLayer`].
     pub fn preload(self) -> PreloadLayer {
-        PreloadLayer::new(self.sessions)
+        PreloadLayer { sessions: self.sessions }
     }
 }
 

@@ -67,13 +67,7 @@ use crate::{session::loader::LoadFuture, sessions::Sessions};
 /// ```
 #[derive(Clone, Debug)]
 pub struct PreloadLayer {
-    sessions: Sessions,
-}
-
-impl PreloadLayer {
-    pub(super) const fn new(sessions: Sessions) -> Self {
-        Self { sessions }
-    }
+    pub(super) sessions: Sessions,
 }
 
 impl<S> Layer<S> for PreloadLayer {

@@ -138,7 +138,7 @@ impl Sessions {
         if upgrade && let Err(refused) = rule.check(RequestKind::Upgrade, uri, headers) {
             return (Some(CrossSite::Upgrade), Some(Box::new(refused)));
         }
-        let cross_site = rule.withheld((&head.method, uri, headers), self.node.config.cookie.sent());
+        let cross_site = rule.withheld((&head.method, uri, headers), self.node.config.cookie.same_site);
         let listed = cross_site == Some(CrossSite::Listed);
         (cross_site, listed.then(|| Box::new(CrossSiteRefusal::new(RefusalReason::Withheld, uri, headers))))
     }

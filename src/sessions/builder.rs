@@ -288,7 +288,7 @@ impl SessionsBuilder {
         cookie.check()?;
         // Under `Lax` and `Strict` a browser sends no cookie with an upgrade across sites, so an upgrade without
         // `Origin` may have its session.
-        let bare_upgrades = self.upgrades_without_origin || cookie.sent() != SameSite::None;
+        let bare_upgrades = self.upgrades_without_origin || cookie.same_site != SameSite::None;
         if self.principal_idle < Duration::from_secs(1) {
             return Err(BuildErrorKind::Setting.error(
                 "`principal_idle` is under a second, so a user's values would be gone at the next request: extend \

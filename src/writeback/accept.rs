@@ -104,7 +104,7 @@ impl AcceptedValues {
             let declared = schema.get(index);
             match encode(declared, raw.get()) {
                 Ok(json) => accepted.changes.push(Mutation::set(index, declared.name, json)),
-                Err(refusal) if refusal.status() == StatusCode::BAD_REQUEST => return Err(refusal),
+                Err(refusal) if refusal.status == StatusCode::BAD_REQUEST => return Err(refusal),
                 Err(refusal) => invalid = invalid.or(Some(refusal)),
             }
         }

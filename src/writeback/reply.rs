@@ -55,7 +55,7 @@ impl Body for WritebackBody {
 #[derive(Debug, Serialize)]
 pub(crate) struct Refusal {
     #[serde(skip)]
-    status: StatusCode,
+    pub(super) status: StatusCode,
     pub(super) code: &'static str,
     message: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -96,10 +96,6 @@ impl Refusal {
             "user_changed",
             "another user has signed in, or the user has signed out, since the page got its values",
         )
-    }
-
-    pub(super) const fn status(&self) -> StatusCode {
-        self.status
     }
 
     pub(crate) fn into_response(self) -> Response<WritebackBody> {

@@ -153,13 +153,13 @@ fn wrong_context_or_key_is_refused() {
             assert_eq!(open(keys, context, token.as_bytes()).is_some(), n == m);
             // The same token with the other key's id, so that the look-up finds the other key, and the cipher refuses.
             let mut forged = URL_SAFE_NO_PAD.decode(token).unwrap();
-            forged[1..ID_AT].copy_from_slice(&keys.sealing().id);
+            forged[1..ID_AT].copy_from_slice(&keys.sealing.id);
             let forged = URL_SAFE_NO_PAD.encode(forged);
             assert_eq!(open(&both, context, forged.as_bytes()).is_some(), n == m);
         }
     }
     // Purposes differ by their subkeys, every other part of a context by the associated data.
-    let data: HashSet<_> = tokens.iter().map(|token| token.1.associated_data(both.sealing(), &id())).collect();
+    let data: HashSet<_> = tokens.iter().map(|token| token.1.associated_data(&both.sealing, &id())).collect();
     assert_eq!(data.len(), tokens.len() / rings.len() / PURPOSES.len());
 }
 

@@ -59,7 +59,7 @@ fn refused(path: &Path, reason: &str) {
 }
 
 fn id(ring: &KeyRing) -> [u8; 4] {
-    ring.keys().sealing().id
+    ring.keys().sealing.id
 }
 
 #[test]
