@@ -192,7 +192,9 @@ impl MissingValue {
 impl fmt::Display for MissingValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cause {
-            Cause::Value => write!(f, "the session has no value `{}`", self.name),
+            Cause::Value => {
+                write!(f, "the session has no value `{}`: a sign-in or a write must set the value first", self.name)
+            }
             Cause::Declaration => {
                 write!(f, "`{}` is not declared: add `.value::<..>()` to `Sessions::builder()`", self.name)
             }

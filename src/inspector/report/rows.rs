@@ -45,9 +45,9 @@ pub(super) fn rows(
             (_, TierAnswer::NotValid) => (answer, "skipped: this tier's answer is not a valid value".to_owned()),
             (DEFAULT, TierAnswer::Nothing) if winner.is_none() => (
                 answer,
-                "has no rule for this value: the type's own default answers, if the type has a default".to_owned(),
+                "has no default for this value: the type's own default answers, if the type has a default".to_owned(),
             ),
-            (DEFAULT, TierAnswer::Nothing) => (answer, "has no rule for this value".to_owned()),
+            (DEFAULT, TierAnswer::Nothing) => (answer, "has no default for this value".to_owned()),
             (_, TierAnswer::Nothing) => (answer, "has no answer for this value".to_owned()),
             (_, _) => match winner {
                 Some(winner) if !is_stored(winner) => (answer, format!("not asked: the tier {winner} answers first")),
@@ -206,7 +206,10 @@ mod tests {
         let without = [nothing[0], nothing[1], (DEFAULT, TierAnswer::Nothing)];
         assert_eq!(
             said(&without, None, FACTS)[1..],
-            ["cookie: nothing: has no copy".to_owned(), format!("default: nothing: has no rule for this value: {own}")]
+            [
+                "cookie: nothing: has no copy".to_owned(),
+                format!("default: nothing: has no default for this value: {own}")
+            ]
         );
     }
 

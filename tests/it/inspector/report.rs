@@ -44,7 +44,7 @@ async fn visitor_sees_defaults_without_record() {
     );
     let division = value(&report, "current_division_id");
     assert_eq!((&division["value"], &division["winner"]), (&Value::Null, &json!("default")));
-    let own = "has no rule for this value: the type's own default answers, if the type has a default";
+    let own = "has no default for this value: the type's own default answers, if the type has a default";
     assert_eq!(tiers(&report, "current_division_id")[2], ["default", "nothing", own]);
     for _ in 0..3 {
         app.pass(HEARTBEAT);
@@ -125,7 +125,7 @@ async fn report_shows_invalid_copies() {
             [
                 "default",
                 "nothing",
-                "has no rule for this value: the type's own default answers, if the type has a default"
+                "has no default for this value: the type's own default answers, if the type has a default"
             ]
         ]
     );
