@@ -22,7 +22,7 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 use tower::{ServiceBuilder, service_fn};
 
-/// The values that a tenant's users see before their own choice.
+/// The values that a tenant's users see before they write their own.
 #[derive(Debug)]
 struct TenantDefaults {
     database: Arc<Database>,

@@ -29,8 +29,8 @@ static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 pub(crate) enum RequestKind {
     /// Browsers send `Origin` with every POST.
     Post,
-    /// The `GET` of an `EventSource`. A same-origin request has no `Origin`, and on plain http off loopback it has no
-    /// `Sec-Fetch-Site` either.
+    /// The `GET` of an `EventSource`. A same-origin request has no `Origin`, and on plain http to a host other than
+    /// loopback no `Sec-Fetch-Site` either.
     Events,
     /// Browsers send `Origin` with every WebSocket's handshake (RFC 6455, 4.1).
     Upgrade,
@@ -132,8 +132,8 @@ impl CrossSiteRule {
     }
 }
 
-/// Returns whether the browser of a request drops `Secure` cookies of the response: the page is on plain http, off
-/// loopback.
+/// Returns whether the browser of a request drops `Secure` cookies of the response: the page is on plain http, at a
+/// host other than loopback.
 ///
 /// Browsers send `Origin` with a POST, and `Sec-Fetch-Site` to https and to loopback alone. A request whose `Origin` is
 /// the request's own host by http, without `Sec-Fetch-Site`, left the browser over plain http. The target's scheme and

@@ -20,7 +20,7 @@ pub struct BuildError {
     source: Option<BoxError>,
 }
 
-/// The subject of a [`BuildError`].
+/// The part of the configuration that can't work, in a [`BuildError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BuildErrorKind {
@@ -48,7 +48,7 @@ impl BuildError {
         self
     }
 
-    /// Returns the subject of the error.
+    /// Returns the part of the configuration that can't work.
     pub const fn kind(&self) -> BuildErrorKind {
         self.kind
     }

@@ -236,7 +236,7 @@ mod tests {
         for freed in [2, 7, 4] {
             slots[freed] = None;
         }
-        // A search from the front would find the second place first.
+        // Freed places are used again before new places, and the place freed last comes first.
         let again: Vec<_> = (0..5).map(|_| Some(wakers.register())).collect();
         assert_eq!(places(&again), [4, 7, 2, 9, 10]);
         wakers.notify();

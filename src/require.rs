@@ -88,8 +88,8 @@ impl<V: SessionValue> RequireLayer<V> {
     ///
     /// A request of a script still gets 401: `fetch` would follow the redirect, and take the login form for its answer.
     /// Browsers tell the two apart in `Sec-Fetch-Mode`; a request without this field is redirected. Browsers send no
-    /// such field on plain http off loopback. Don't redirect before gRPC services: 401 ends a call with
-    /// `UNAUTHENTICATED`, and 303 with `UNKNOWN`.
+    /// such field on plain http to a host other than loopback. Don't redirect before gRPC services: 401 ends a call
+    /// with `UNAUTHENTICATED`, and 303 with `UNKNOWN`.
     ///
     /// # Errors
     ///

@@ -246,11 +246,11 @@ pub struct Stats {
     pub tombstones: usize,
     /// Bytes of the records, as counted by the memory tier.
     pub bytes: usize,
-    /// Requests with a cookie of ours that asked for their session, and whose record was in memory. A request with
-    /// several such cookies counts once.
+    /// Requests that carried a cookie of ours, loaded their session and found the session's record in memory. A request
+    /// with several such cookies counts once.
     pub hits: u64,
-    /// Requests with a cookie of ours that asked for their session, and whose record was not in memory: the record is
-    /// new to this node, has expired or was evicted, or the cookie was made up.
+    /// Requests that carried a cookie of ours, loaded their session and did not find the session's record in memory:
+    /// the record is new to this node, has expired or was evicted, or the cookie was made up.
     pub misses: u64,
     /// Records and tombstones dropped after their expiry.
     pub expired: u64,

@@ -40,7 +40,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 enum FromPage {
-    /// The view of a new connection. A reconnection is no act of a person, and no use of the session.
+    /// The view of a new connection. A reconnection is no act of a person, and does not count as a use of the
+    /// session.
     Show {
         view: View,
     },

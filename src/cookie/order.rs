@@ -96,8 +96,8 @@ impl Order {
             adopts.push(std::str::from_utf8(reader.name()?).ok()?.into());
         }
         let order = Self { turn, named, no_cookie: flags & NO_COOKIE != 0, begun, birth, adopts };
-        // Invalid: a sign-in or a renewal that does not begin exactly one session, a removal that names no id of its
-        // own.
+        // Invalid: a sign-in or a renewal that does not begin exactly one session, a removal without a named id, and a
+        // removal with more than `MAX_BEGUN` further ids.
         let whole = match turn {
             Turn::Remove => named != Named::Nothing && order.begun.len() <= MAX_BEGUN,
             Turn::Renew | Turn::SignIn => order.begun.len() == 1,

@@ -8,10 +8,10 @@
 /// [`CloseReason::CrossSite`](crate::CloseReason::CrossSite). The rule prevents login CSRF too. For an identity
 /// provider's answer see [`SignIn::from_another_site`](crate::SignIn::from_another_site).
 ///
-/// `Sec-Fetch-Site` tells the requests of other sites. Without this field (old browsers, plain http off loopback), an
-/// `Origin` that is neither the request's own authority nor a listed public origin counts as another site's. The
-/// `Origin` `null`, which a page with `Referrer-Policy: no-referrer` sends, counts as another site's too. A request
-/// with neither field may begin a session: an old browser's `<img>` passes, so a `GET` should write nothing.
+/// `Sec-Fetch-Site` tells the requests of other sites. Without this field (old browsers, plain http to a host other
+/// than loopback), an `Origin` that is neither the request's own authority nor a listed public origin counts as another
+/// site's. The `Origin` `null`, which a page with `Referrer-Policy: no-referrer` sends, counts as another site's too. A
+/// request with neither field may begin a session: an old browser's `<img>` passes, so a `GET` should write nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SameSite {

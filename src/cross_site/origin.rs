@@ -57,8 +57,8 @@ impl<'a> Origin<&'a str> {
 }
 
 impl<H: AsRef<str>> Origin<H> {
-    /// Returns whether every browser drops a `Secure` cookie for pages of this origin: on plain http off loopback. Some
-    /// versions of Safari drop the cookie on loopback too.
+    /// Returns whether every browser drops a `Secure` cookie for pages of this origin: on plain http to a host other
+    /// than loopback. Some versions of Safari drop the cookie on loopback too.
     pub(super) fn drops_secure_cookies(&self) -> bool {
         self.scheme == Scheme::Http && !is_loopback(self.host.as_ref())
     }

@@ -81,8 +81,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// # Events
 ///
 /// Only pages of the same origin may open the stream, as with a [`SessionWriteback`](crate::SessionWriteback). The
-/// request that opens the stream is a request like any other. An open stream is no use of the session, and never brings
-/// a cookie.
+/// request that opens the stream is a request like any other. An open stream does not count as a use of the session,
+/// and never brings a cookie.
 ///
 /// | event | data |
 /// |---|---|

@@ -58,7 +58,8 @@ pub(super) fn forbid_storing(headers: &mut HeaderMap) {
     for value in headers.get_all(header::CACHE_CONTROL) {
         for directive in directives(value.as_bytes()) {
             let name = directive.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii_end();
-            // A cache that knows `must-understand` ignores `no-store` beside it (RFC 9111, 5.2.2.3).
+            // Removes `must-understand` too: a cache that knows `must-understand` would ignore the `no-store` beside it
+            // (RFC 9111, 5.2.2.3).
             let removed = [b"no-store".as_slice(), b"public", b"must-understand"];
             if !removed.iter().any(|removed| name.eq_ignore_ascii_case(removed)) {
                 field.extend_from_slice(b", ");

@@ -141,8 +141,9 @@ pub(super) fn is_sealed(shared: &SessionShared, record: &Arc<Record>, now: Milli
     state.life().is_none() || state.cookie().is_some_and(|(_, held)| contents.is_held_by(&held))
 }
 
-/// Returns the whole content of a cookie, also as the payload of an order. A payload is no use of the session: an open page, which is told of the writes
-/// of a job, must not keep the session alive after its user has left (OWASP ASVS 7.3.1).
+/// Returns the whole content of a cookie, also as the payload of an order. A payload does not count as a use of the
+/// session: an open page, which is told of the writes of a job, must not keep the session alive after the page's user
+/// has left (OWASP ASVS 7.3.1).
 ///
 /// The payload is written while the values are read, under the records' locks: a list of copies in between was a fifth
 /// of the cost of a cookie.

@@ -228,7 +228,8 @@ pub(crate) fn snapshot(shared: &SessionShared, now: Millis) -> (Vec<SeenRecord>,
     loop {
         let before = shared.bound_key();
         let seen = collect_snapshot(shared, now);
-        // A clone's renewal during the collection would look like the end of every value.
+        // If a clone renews the session during the collection, the snapshot may come from the ended record: every value
+        // would look removed. So the loop collects again.
         if shared.bound_key() == before {
             return seen;
         }

@@ -75,8 +75,8 @@ impl<'a> SignIn<'a> {
     }
 
     /// Copies an anonymous choice to the user, if the user has no `V` yet. Needs a `V` of principal scope. Without
-    /// `adopt`, an anonymous choice ends with the anonymous session. If the user's record has no room for a choice, the
-    /// sign-in fails (`TooLarge`) before anything changes.
+    /// `adopt`, an anonymous choice ends with the anonymous session. If the user's record has no room for the anonymous
+    /// choice, the sign-in fails (`TooLarge`) before anything changes.
     pub fn adopt<V: SessionValue>(mut self) -> Self {
         let schema = &self.session.shared().node.config.schema;
         match schema.index_of::<V>().filter(|index| schema.get(*index).scope == Scope::Principal) {

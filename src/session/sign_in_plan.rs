@@ -148,7 +148,7 @@ fn chosen(shared: &SessionShared, record: &Record, adopt: &[ValueIndex], now: Mi
     adopt.iter().filter_map(change).collect()
 }
 
-/// Returns the choices that the principal lacks, if the principal's record has room for them.
+/// Returns the anonymous choices that the principal lacks, if the principal's record has room for them.
 fn adoptable(
     shared: &SessionShared,
     record: &Record,

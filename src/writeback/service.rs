@@ -33,8 +33,8 @@ const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::
 /// encodes each value. The values of each owner are stored all or none. Only pages of the same origin pass the
 /// cross-site rule; see `Sessions::builder().public_origins(..)` for proxies and for pages of another origin. A `GET
 /// /events` with neither `Origin` nor `Sec-Fetch-Site` passes with `Accept: text/event-stream`, since an `EventSource`
-/// sends neither on plain http off loopback. Answers have `Cross-Origin-Resource-Policy: same-origin`, so that no page
-/// of another origin can embed the answers.
+/// sends neither on plain http to a host other than loopback. Answers have `Cross-Origin-Resource-Policy: same-origin`,
+/// so that no page of another origin can embed the answers.
 ///
 /// ```
 /// # use layered_session::{CookieTier, KeyRing, MemoryTier, SessionValue, Sessions};
@@ -97,7 +97,7 @@ const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::
 /// | `heartbeat` | `null`, after an interval without another event ([`heartbeat`](Self::heartbeat)) |
 /// | `closed` | `"renewed"`, `"destroyed"`, `"expired"`, `"revoked"` or `"shutdown"`, last |
 ///
-/// An open stream is no use of the session, and does not extend the idle lifetime.
+/// An open stream does not count as a use of the session, and does not extend the idle lifetime.
 ///
 /// # The hook
 ///
@@ -106,7 +106,7 @@ const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::
 ///
 /// Tabs share one stream: a Web Lock decides which tab holds the stream, and a `BroadcastChannel` carries each event to
 /// the other tabs. Each tab shows only events of its own session and user. Where the browser has no locks (plain http
-/// off loopback), each visible tab holds a stream of its own. The hook closes a stream without a
+/// to a host other than loopback), each visible tab holds a stream of its own. The hook closes a stream without a
 /// [`heartbeat`](Self::heartbeat) and opens another.
 ///
 /// The hook needs no build step, and runs under a policy of `script-src 'self'; connect-src 'self'`. The hook sends one

@@ -203,7 +203,7 @@ async fn user_value_follows_user<F: Framework>(framework: &F) {
     assert_eq!(
         site.act(&mut phone, Action::SignIn("ada")).await.state().division,
         -1,
-        "the sign-in drops the visitor's choice"
+        "the sign-in drops the anonymous choice"
     );
     site.act(&mut phone, Action::Write(2)).await;
     site.act(&mut laptop, Action::SignIn("ada")).await;
@@ -214,7 +214,7 @@ async fn user_value_follows_user<F: Framework>(framework: &F) {
     assert_eq!(site.read(&mut phone).await.0, -1);
     assert_eq!(site.read(&mut laptop).await.0, 2);
     site.act(&mut laptop, Action::SignIn("grace")).await;
-    assert_eq!(site.read(&mut laptop).await.0, -1, "another user's choice");
+    assert_eq!(site.read(&mut laptop).await.0, -1, "another user's division");
     site.close().await;
 }
 

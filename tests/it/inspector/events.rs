@@ -142,7 +142,7 @@ async fn only_same_origin_get_opens_stream() {
             let answer = refused(&node, request).await;
             assert_eq!((answer.status, answer.code().as_str()), (StatusCode::FORBIDDEN, "cross_site"), "{site}");
         }
-        // On plain http off loopback an `EventSource` sends neither `Sec-Fetch-Site` nor `Origin`.
+        // On plain http to a host other than loopback, an `EventSource` sends neither `Sec-Fetch-Site` nor `Origin`.
         let mut event_source = browser.request_of(Method::GET, path, "");
         event_source.headers_mut().insert(header::ACCEPT, "text/event-stream".parse().unwrap());
         let opened = ask(&node, event_source).await;

@@ -23,7 +23,7 @@ use crate::support::{
 async fn access_extends_idle_lifetime() {
     let app = App::new();
     let node = app.start();
-    // The handle comes from an ordinary request: the reads of a socket are no use.
+    // The handle comes from an ordinary request: the reads of a socket do not count as a use.
     let live = visitor(&node).await.visit(&node, async |session| session).await;
     for n in 1..=3 {
         app.pass(2 * DAY - TICK);

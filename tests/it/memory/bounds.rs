@@ -82,7 +82,8 @@ impl Tier {
         at_once(browser.visit(&self.node, handler)).expect("nothing to wait for")
     }
 
-    /// Whether memory holds a session's record. The visit is no use of the session, but reloads a missing record.
+    /// Whether memory holds a session's record. The visit does not count as a use of the session, but
+    /// reloads a missing record.
     fn is_here(&self, browser: &Browser) -> bool {
         let before = self.stats();
         self.visit(&mut browser.clone(), async |_| ());

@@ -77,7 +77,7 @@ async fn panicking_identify_by_leaks_no_record() {
             session.set(Division(4)).await.unwrap();
         };
         browser.visit(&there, sign_in).await;
-        // The response is lost, so that the page has only the token.
+        // The response with the cookie is lost, so the page has only the relay token of the open handle.
         let signed = async move |session: Session| {
             sign_in(session.clone()).await;
             session

@@ -385,7 +385,7 @@ impl World {
         model.end_predecessor(token, told, held, &self.ids, now).map_err(TestCaseError::fail)
     }
 
-    /// Asserts the value and the end told to each socket. The check counts as no use of a session.
+    /// Asserts the value and the end told to each socket. The check does not count as a use of a session.
     fn check_sockets(&mut self) -> Result<(), TestCaseError> {
         let now: Vec<_> = (0..self.nodes.len()).map(|node| self.now(node)).collect();
         for socket in self.sockets.iter_mut().flatten() {
@@ -490,7 +490,7 @@ fn refusal(session: &Session, error: &WriteError) -> Refusal {
     match error.kind() {
         WriteErrorKind::Invalid => Refusal::Invalid,
         WriteErrorKind::HeadSent => Refusal::HeadSent,
-        // A session that has ended counts no use, so the test can ask for the reason.
+        // A question to an ended session does not count as a use, so the test can ask for the reason.
         WriteErrorKind::Closed => session.closed().now_or_never().map_or(Refusal::Invalid, Refusal::from),
         kind => panic!("{kind:?}: {error}"),
     }

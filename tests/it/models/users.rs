@@ -318,8 +318,9 @@ impl World {
                 model.end_all(user, &mut self.time);
                 node.sessions.end_all_sessions(principal(user)).now_or_never().expect("nothing to wait for").unwrap();
             }
-            // Between writes that the node has not seen (of another node, or before a restart) the clock alone decides
-            // which write is newer. So no restart and no second node comes with a step back.
+            // For a write that the node has not seen (of another node, or from before a restart) the clock alone
+            // decides which write is newer, and a step back would let the older write win. So the test does
+            // not restart a node after a step back, and steps no clock after a restart or with a second node.
             Step::Restart { .. } if self.behind > 0 => {}
             Step::SetClock(_) if self.nodes.len() > 1 || self.restarted => {}
             Step::SetClock(behind) => {

@@ -20,7 +20,8 @@ impl SessionValue for Language {
     const SCOPE: Scope = Scope::Principal;
 }
 
-// G2, G7, G9: a sign-in loads the values of the user from the store, and a first write or removal hides no other value.
+// G2, G7, G9: a sign-in loads the values of the user from the store. The first write or removal after the sign-in hides
+// no other value of the user.
 #[tokio::test]
 async fn sign_in_loads_stored_user_values() {
     let app = App::new();
@@ -71,7 +72,7 @@ async fn store_outage_refuses_sign_in() {
     assert_eq!((refused.kind(), session.principal(), session.value()), (WriteErrorKind::Unavailable, None, dark()));
 }
 
-// G7: without a signed-in user, a choice of a user value belongs to the session, and changes no user's value.
+// G7: without a signed-in user, a written value of principal scope belongs to the session, and changes no user's value.
 #[tokio::test]
 async fn anonymous_choice_changes_no_user() {
     let app = App::new();
@@ -144,7 +145,7 @@ fn identified_by_head(app: &App) -> SessionsBuilder {
         .identify(|head| head.headers.get("x-user").map(|user| Principal::new(user.to_str().unwrap())))
 }
 
-/// Visits as the user in the head, or without a user, and writes a choice.
+/// Visits as the user in the head, or without a user, and writes a division.
 async fn choose(browser: &mut Browser, node: &Node, user: Option<&str>, division: Division) {
     visit_as(browser, node, user, async move |session| session.set(division).await.unwrap()).await;
 }
@@ -288,8 +289,8 @@ async fn use_in_cookie_extends_user_record() {
     assert_eq!(there.sessions.for_principal(Principal::new("ada")).await.unwrap().get::<Division>(), Some(Division(3)));
 }
 
-// The earlier build takes the guest for a visitor without a user, so the guest's choice is in the session. The present
-// build takes the guest for a user, whose choice the next user does not adopt.
+// The earlier build takes the guest for a visitor without a user, so the session has the guest's division. The present
+// build takes the guest for a user, and the next user does not adopt another user's division.
 #[tokio::test]
 async fn only_anonymous_choice_is_adopted() {
     let app = App::new();
@@ -350,7 +351,7 @@ async fn sign_out_elsewhere_ends_no_head_identified_renewal() {
     assert_eq!(visit_as(&mut browser, &other, ada, async |session| session.value::<Theme>()).await, dark());
 }
 
-// The user has a division already. The longer choice of the browser is not adopted, and needs no room.
+// The user has a division already. The longer anonymous choice of the browser is not adopted, and needs no room.
 #[tokio::test]
 async fn adopt_without_effect_needs_no_room() {
     let node = App::new().start_with(|sessions| sessions.value::<Language>());

@@ -130,6 +130,7 @@ async fn field_without_default_loses_copies() {
     assert_eq!(get::<Cart>(&mut browser, &build::<Cart>(&app)).await, Cart::default(), "a write replaces the copy");
 }
 
+// The new wire name finds no copy, and the copy under the old wire name stays.
 #[tokio::test]
 async fn renamed_value_keeps_copy_under_old_name() {
     let app = App::new();

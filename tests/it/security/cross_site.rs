@@ -123,7 +123,8 @@ async fn valid_cookie_permits_cross_site_writes() {
         })
         .await;
         assert_eq!(set.len(), 1);
-        // The session's id has ended by now. The browser still sent the cookie, so a sign-in replaces no other session.
+        // The sign-in above has ended the id in ada's cookie. A browser that sends the cookie has no withheld cookie,
+        // so the cross-site request may still sign in.
         let signed = async |session: Session| session.sign_in(User("cid".into())).await.unwrap();
         assert_eq!(send(node, request(&ada, Method::POST, FORM), signed).await.0.len(), 1);
     }

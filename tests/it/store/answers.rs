@@ -11,7 +11,8 @@ use crate::{
     writes::stored,
 };
 
-// G8: the store has lost a user's record, and memory or the cookie knows a version above the store's clock.
+// G8: the store has lost a user's record, and memory knows a version above the store's clock. The next write still
+// wins.
 #[tokio::test]
 async fn write_wins_after_the_store_lost_its_record() {
     let (store, app) = (SpyStore::new(), App::new());

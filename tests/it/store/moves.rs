@@ -190,7 +190,7 @@ async fn late_sign_out_spares_session_of_a_sign_in() {
     assert!(browser.visit(&app.start(), async |session| session.principal().is_some()).await);
 }
 
-// G8: the owner of a record stamps its values.
+// G8: a sign-in sends the identity value to the store without a version, so that the store stamps the value.
 #[tokio::test]
 async fn store_stamps_the_signed_in_user() {
     let is_fresh = Arc::new(AtomicBool::new(false));

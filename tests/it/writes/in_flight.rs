@@ -244,8 +244,8 @@ async fn running_load_confirms_no_removed_key() {
     assert_eq!(late.visit(&second, async |s| s.value::<Theme>()).await, Theme::default());
 }
 
-// G12: no caller learns of a session's end while the answer of a write could bring the session back. The answer does
-// not take back a use that came during the write either.
+// G12: no caller learns of a session's end while the answer of a write could bring the session back. A `touch` during
+// the write still extends the session after the answer.
 #[tokio::test]
 async fn pending_write_delays_expiry() {
     let gate = SpyStore::new();

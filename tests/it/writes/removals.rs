@@ -89,7 +89,7 @@ async fn removal_revives_no_expired_value() {
     visitor(&node).await;
     assert_eq!(ada(&node).await.get::<Division>(), None);
     node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
-    assert_eq!(ada(&node).await.get::<Division>(), None, "an end of all sessions is no use of the values");
+    assert_eq!(ada(&node).await.get::<Division>(), None, "an end of all sessions is not a use of the values");
 }
 
 #[tokio::test]
@@ -126,8 +126,9 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-// A browser that stayed away brings old copies of the value. After a removal no older copy answers. After the idle
-// lifetime of the record an older copy may answer.
+// A browser that stayed away brings old copies of the value. After a removal, a copy from before the removal never
+// answers. A value that expired without a removal may answer again from a browser's copy, so the test does not check
+// expired values.
 #[test]
 fn removed_value_never_returns() {
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };

@@ -95,7 +95,7 @@ pub(super) struct Session {
     pub(super) signed: u64,
     pub(super) minted: u64,
     pub(super) own: Place,
-    /// The choice of a visitor without a sign-in.
+    /// The anonymous choice.
     pub(super) anonymous: Place,
     /// The reason and the time of the end.
     pub(super) ended: Option<(CloseReason, u64)>,
@@ -232,7 +232,8 @@ impl Node {
         let session = self.sessions.entry(token.id).or_insert_with(|| Session::of(token));
         session.confirmed = true;
         let session = session.clone();
-        // An end of a user's session calls `identify_by`.
+        // The end of a user's session calls `identify_by`, which panics here. The request then ends no session and
+        // merges no value.
         let is_users = |id| self.sessions.get(&id).is_some_and(|it| it.ended.is_none() && it.user.is_some());
         if let Some((Predecessor { id, shares_end }, _)) = token.predecessor
             && session.ended.is_none()
@@ -476,7 +477,7 @@ impl Node {
         self.place(id, of).write(&Op::Remove(of), time);
     }
 
-    /// Gives a user a visitor's choice, unless the user has a value.
+    /// Gives a user the anonymous choice, unless the user has a value.
     pub(super) fn adopt(&mut self, user: usize, chosen: Option<i64>, time: &mut Time) {
         let theirs = &mut self.users[user].own;
         if chosen.is_some() && theirs.value().is_none() {
