@@ -195,7 +195,7 @@ fn forgotten_record_leaves_nothing() {
 }
 
 #[test]
-fn empty_principal_is_dropped_or_indexed() {
+fn empty_principal_record_never_leaks() {
     check(|| {
         let tier = Tier::new(300);
         let tier = run(

@@ -178,7 +178,7 @@ async fn lifetime_set_after_destroy_applies() {
 }
 
 #[tokio::test]
-async fn ended_id_signs_in_with_lifetime_set_before() {
+async fn lifetime_set_on_ended_id_applies_at_sign_in() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;

@@ -75,7 +75,7 @@ async fn sign_out_follows_every_renewal() {
 
 // G13: a sign-out with the old cookie ends the renewed session within a minute of the renewal, and not later.
 #[tokio::test]
-async fn sign_out_ignores_older_renewal() {
+async fn sign_out_follows_renewal_for_a_minute() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
@@ -200,7 +200,7 @@ async fn sign_out_follows_renewal_elsewhere() {
 }
 
 #[tokio::test]
-async fn late_sign_out_ignores_expired_session() {
+async fn late_sign_out_after_expiry_ends_nothing() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;

@@ -129,7 +129,7 @@ async fn end_all_cancels_earlier_sign_in_order() {
 }
 
 #[tokio::test]
-async fn end_all_cancels_current_users_sign_in_order() {
+async fn end_all_cancels_order_of_ended_session() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;

@@ -132,7 +132,7 @@ async fn field_without_default_loses_copies() {
 
 // The new wire name finds no copy, and the copy under the old wire name stays.
 #[tokio::test]
-async fn renamed_value_keeps_copy_under_old_name() {
+async fn new_wire_name_leaves_old_copy() {
     let app = App::new();
     let (mut browser, later) = (shopper(&app).await, build::<Trolley>(&app));
     assert_eq!(get::<Trolley>(&mut browser, &later).await, Trolley::default());

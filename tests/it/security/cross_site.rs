@@ -268,7 +268,7 @@ async fn from_another_site_opens_no_socket() {
 }
 
 #[tokio::test]
-async fn from_another_site_allows_own_pages() {
+async fn from_another_site_signs_in_on_own_page() {
     let app = App::new();
     let mut browser = app.dark().await;
     let signed = async |session: Session| session.sign_in(User("ada".into())).from_another_site().await.unwrap();

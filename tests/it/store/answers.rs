@@ -14,7 +14,7 @@ use crate::{
 // G8: the store has lost a user's record, and memory knows a version above the store's clock. The next write still
 // wins.
 #[tokio::test]
-async fn write_wins_after_the_store_lost_its_record() {
+async fn write_wins_after_store_loses_record() {
     let (store, app) = (SpyStore::new(), App::new());
     let node = app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let mut browser = signed_in(&node, "ada").await;

@@ -192,7 +192,7 @@ async fn late_sign_out_spares_session_of_a_sign_in() {
 
 // G8: a sign-in sends the identity value to the store without a version, so that the store stamps the value.
 #[tokio::test]
-async fn store_stamps_the_signed_in_user() {
+async fn store_stamps_identity_value_at_sign_in() {
     let is_fresh = Arc::new(AtomicBool::new(false));
     let (spy, noted) = (SpyStore::new(), Arc::clone(&is_fresh));
     let commits = move |commit: Commit<'_>| {
