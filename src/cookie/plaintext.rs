@@ -42,7 +42,7 @@ impl PlaintextBuffer {
 
     #[cold]
     fn grow(&mut self, more: usize) {
-        // Grows at once to the maximum length of a token. Only a turn token may be longer and grow a second time.
+        // Grows at once to the maximum length of all tokens except turn tokens, so that a second growth is rare.
         let mut larger = Vec::with_capacity((self.0.len() + more).max(MAX_TOKEN_LEN));
         larger.extend_from_slice(&self.0);
         drop(std::mem::replace(self, Self(larger)));
