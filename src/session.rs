@@ -16,6 +16,7 @@ use crate::{
     value::{self, SessionValue, ValueIndex},
 };
 
+mod attempts;
 pub(crate) mod batch;
 pub(crate) mod commit;
 pub(crate) mod cookie_out;

@@ -221,6 +221,7 @@ fn unconfirmed_write_keeps_record_stale() {
     struct Shared {
         record: Record,
         store: AtomicUsize,
+        abandoned: AtomicUsize,
         known: AtomicUsize,
     }
     check(|| {

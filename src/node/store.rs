@@ -7,12 +7,15 @@ use crate::{
     id::OwnerId,
     record::{
         change::Mutation,
-        life::{End, Successor},
+        life::{End, FENCE, Successor},
     },
     tier::{Change, Commit, CommitKind, Committed, Snapshot, StoredEnd, StoredLife, outside::SharedTier},
     time::{Millis, Wall},
     version::Version,
 };
+
+/// The maximum number of renewals that a sign-out follows in the store.
+const MAX_RENEWALS: usize = 16;
 
 /// The shared store of a node.
 #[derive(Clone, Copy)]
@@ -57,7 +60,9 @@ impl Node {
     /// Converts an end in the store to node time. The end is kept for as long as a token of the id may open.
     pub(crate) fn stored_end(&self, end: &StoredEnd, now: Millis) -> End {
         let at = self.time.written(Version::at(Wall::of(end.at())), now);
-        let successor = end.successor().map_or(Successor::None, |owner| Successor::Stored(Box::new(owner)));
+        let follows = matches!(self.config.identity, Identity::Value { .. });
+        let successor = end.successor().filter(|_| follows);
+        let successor = successor.map_or(Successor::None, |owner| Successor::Stored(Box::new(owner)));
         let until = now.after(self.longest_absolute());
         End { reason: end.reason(), at, until, principal: None, successor }
     }
@@ -67,8 +72,8 @@ impl Node {
     /// name another user.
     pub(crate) fn live_successor(&self, end: &StoredEnd) -> Option<OwnerId> {
         let now = self.now();
-        let follows = matches!(self.config.identity, Identity::Value { .. });
-        end.successor().filter(|_| follows && self.stored_end(end, now).is_recent(now))
+        let End { successor: Successor::Stored(owner), at, .. } = self.stored_end(end, now) else { return None };
+        (now < at.after(FENCE)).then_some(*owner)
     }
 }
 
@@ -95,17 +100,23 @@ impl NodeStore<'_> {
         self.commit(owner, StoreWrite::of(CommitKind::End { reason, successor }, until)).await
     }
 
-    /// Ends a session, and each session that a renewal on another node has made of it within the last minute.
-    pub(crate) async fn end_line(self, owner: OwnerId, reason: CloseReason, until: Millis) -> Result<(), TierError> {
-        let mut owner = owner;
-        loop {
-            match self.end(owner, reason, None, until).await? {
-                Committed::Ended(end) => match self.node.live_successor(&end) {
-                    Some(successor) => owner = successor,
-                    None => return Ok(()),
-                },
-                _ => return Ok(()),
+    /// Ends a session, and each session that a renewal on another node has made of it within the last minute. Returns the
+    /// earlier end, if the session had ended before.
+    pub(crate) async fn end_line(
+        self,
+        owner: OwnerId,
+        reason: CloseReason,
+        until: Millis,
+    ) -> Result<Option<StoredEnd>, TierError> {
+        let (mut owner, mut earlier) = (owner, None);
+        for _ in 0..MAX_RENEWALS {
+            let Committed::Ended(end) = self.end(owner, reason, None, until).await? else { break };
+            earlier.get_or_insert(end);
+            match self.node.live_successor(&end) {
+                Some(successor) => owner = successor,
+                None => break,
             }
         }
+        Ok(earlier)
     }
 }

@@ -135,7 +135,7 @@ impl State {
 
     /// Marks that the record holds data that no store has acknowledged. A record that was never marked is empty or
     /// fully stored.
-    pub(super) const fn mark_unstored(&mut self) {
+    pub(crate) const fn mark_unstored(&mut self) {
         match &mut self.kind {
             Kind::Session { browser: CookieSync { has_unstored: unstored, .. }, .. }
             | Kind::Principal(PrincipalState { unstored, .. }) => *unstored = true,

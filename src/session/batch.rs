@@ -4,7 +4,8 @@ use std::fmt;
 
 use super::{
     Session,
-    commit::{self, Attempts},
+    attempts::Attempts,
+    commit,
     read::{self, Access, Stored},
     shared::SessionShared,
 };

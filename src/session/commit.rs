@@ -1,26 +1,26 @@
 //! Commits of changes to the owners' records, and the session that a first write begins. A write goes to one record:
 //! first to the shared store, if the chain has a store, and then to memory.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::shared::{Binding, SessionShared};
+use super::{
+    attempts::{Attempts, CommitFailure},
+    shared::{Binding, SessionShared},
+};
 use crate::{
-    error::{CloseReason, TierError, WriteError, WriteErrorKind},
+    error::{CloseReason, WriteError, WriteErrorKind},
     id::{OwnerId, SessionId},
     memory::record::Record,
-    node::{
-        Node,
-        store::{NodeStore, StoreWrite},
-    },
+    node::store::{NodeStore, StoreWrite},
     record::{
-        change::{BudgetShare, CommitRejected, Mutation, WriteContext, WriteScope},
+        change::{BudgetShare, Mutation, WriteContext, WriteScope},
         life::SessionLife,
     },
     tier::{Change, CommitKind, Committed},
     time::Millis,
-    value::{Scope, ValueIndex, ValueSpec},
+    value::Scope,
     version::Version,
 };
 
@@ -243,20 +243,15 @@ pub(super) async fn clear(shared: &SessionShared) -> Result<(), WriteError> {
     let Some(record) = record else {
         return writable(shared, now).map(drop);
     };
-    let has_store = shared.node.store.is_some();
     let changes: Vec<_> = {
         let state = record.read();
-        // The store may have values of other nodes that this node has not seen. A tombstone of each value keeps an older
-        // cookie from bringing the value back.
-        let is_cleared = |(index, spec): &(ValueIndex, &ValueSpec)| {
-            let is_held = (scope == Scope::Session || spec.scope == scope) && has_store;
-            Some(*index) != identity && (is_held || state.values.has_json(*index))
-        };
-        let cleared = shared.node.config.schema.iter().filter(is_cleared);
-        cleared.map(|(index, spec)| Mutation::remove(index, spec.name)).collect()
+        let declared = state.values.declared().map(|slot| slot.index);
+        let cleared = declared.filter(|index| Some(*index) != identity && state.values.has_json(*index));
+        cleared.map(|index| Mutation::remove(index, shared.node.config.schema.get(index).name)).collect()
     };
     let has_undeclared = || record.read().values.undeclared().any(|(_, stored)| stored.json.is_some());
-    if changes.is_empty() && !has_store && !has_undeclared() {
+    // The store may have values of other nodes that this node has not seen.
+    if changes.is_empty() && shared.node.store.is_none() && !has_undeclared() {
         return writable(shared, now).map(drop);
     }
     commit(shared, scope, WriteScope::ClearAll, &changes).await.map(drop)
@@ -277,104 +272,6 @@ impl WriteTarget {
 
     pub(super) fn principal(record: Arc<Record>) -> Self {
         Self { scope: Scope::Principal, ..Self::session(record) }
-    }
-}
-
-/// The reason for which a commit changed nothing.
-#[derive(Debug)]
-pub(super) enum CommitFailure {
-    /// Another write came first: read again.
-    Outdated,
-    Error(WriteError),
-}
-
-impl From<WriteError> for CommitFailure {
-    fn from(error: WriteError) -> Self {
-        Self::Error(error)
-    }
-}
-
-impl From<TierError> for CommitFailure {
-    fn from(error: TierError) -> Self {
-        Self::Error(error.into())
-    }
-}
-
-impl From<CommitRejected> for CommitFailure {
-    fn from(rejected: CommitRejected) -> Self {
-        match rejected {
-            CommitRejected::Outdated => Self::Outdated,
-            CommitRejected::Closed(reason) => Self::Error(WriteError::closed(reason)),
-            CommitRejected::TooLarge(oversize) => {
-                let error = WriteError::new(WriteErrorKind::TooLarge, oversize.to_string());
-                Self::Error(error.named(oversize.largest.iter().map(|(name, _)| *name)))
-            }
-        }
-    }
-}
-
-impl From<CommitFailure> for WriteError {
-    fn from(failure: CommitFailure) -> Self {
-        match failure {
-            CommitFailure::Outdated => Self::new(
-                WriteErrorKind::Contended,
-                "other writers have changed the same record first for a second: try the write again",
-            ),
-            CommitFailure::Error(error) => error,
-        }
-    }
-}
-
-impl From<CommitRejected> for WriteError {
-    fn from(rejected: CommitRejected) -> Self {
-        CommitFailure::from(rejected).into()
-    }
-}
-
-/// The time in which a write is repeated that other writers outdate.
-const CONTENTION: Duration = Duration::from_secs(1);
-
-/// The longest sleep between two attempts, in milliseconds.
-const MAX_BACKOFF: u64 = 32;
-
-/// The attempts of a write that other writers may outdate.
-///
-/// From the second loss on, the write sleeps for a random time before the next attempt, over a shared store. Without the
-/// sleep the node of the last write would win again and again, since its memory knows the newest version first.
-pub(super) struct Attempts<'a> {
-    node: &'a Node,
-    losses: u32,
-    /// The time of the first loss, by the monotonic clock.
-    since: Duration,
-}
-
-impl<'a> Attempts<'a> {
-    pub(super) const fn of(node: &'a Node) -> Self {
-        Self { node, losses: 0, since: Duration::ZERO }
-    }
-
-    /// Returns the result of an attempt, or `None` if the attempt was outdated and another attempt is to follow.
-    ///
-    /// # Errors
-    ///
-    /// The error of the attempt; `Contended` one second after the first loss.
-    pub(super) async fn settle<T>(&mut self, attempt: Result<T, CommitFailure>) -> Result<Option<T>, WriteError> {
-        match attempt {
-            Ok(done) => return Ok(Some(done)),
-            Err(CommitFailure::Outdated) => {}
-            Err(failure) => return Err(failure.into()),
-        }
-        let clock = &self.node.time.clock;
-        if self.losses == 0 {
-            self.since = clock.monotonic();
-        } else if clock.monotonic().saturating_sub(self.since) >= CONTENTION {
-            return Err(CommitFailure::Outdated.into());
-        } else if self.node.store.is_some() {
-            let longest = 1 << (self.losses - 1).min(MAX_BACKOFF.ilog2());
-            clock.sleep(Duration::from_micros(rand::random_range(0..=longest * 1000))).await;
-        }
-        self.losses += 1;
-        Ok(None)
     }
 }
 
@@ -427,17 +324,26 @@ async fn write_through(
     let write = StoreWrite { changes: &told, above, ..StoreWrite::of(kind, until) };
     let config = &shared.node.config;
     let except = config.identity_index().map(|index| config.schema.get(index).name);
-    let clear = StoreWrite { changes: &[], kind: CommitKind::Clear { except }, ..write };
-    let send = async |write| record.extras().sync.track(store.commit(owner, write)).await;
-    let committed = match target.extent {
-        WriteScope::Values => send(write).await?,
-        WriteScope::ClearAll => match send(clear).await? {
+    let clear = StoreWrite { kind: CommitKind::Clear { except }, ..write };
+    let pending = record.extras().sync.begin();
+    let answer = match target.extent {
+        WriteScope::Values => store.commit(owner, write).await,
+        WriteScope::ClearAll => match store.commit(owner, clear).await {
             // The store has no record of the principal yet: the tombstones go into a new one.
-            Committed::Absent if *scope == Scope::Principal => send(write).await?,
-            committed => committed,
+            Ok(Committed::Absent) if *scope == Scope::Principal => store.commit(owner, write).await,
+            answer => answer,
         },
     };
+    let committed = match answer {
+        Ok(committed) => committed,
+        Err(error) => {
+            pending.settle(error.may_be_applied());
+            return Err(error.into());
+        }
+    };
     let applied = apply(shared, target, committed, changes, context);
+    // Not before: the code of a value's type may panic in `apply`.
+    pending.settle(false);
     shared.node.account(record, context.now);
     applied
 }

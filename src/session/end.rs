@@ -132,7 +132,10 @@ async fn end_session(
         let until = record.forget_after().max(deadline).max(at_least);
         if let Some(store) = shared.node.store() {
             let owner = shared.node.config.owner(&record.id());
-            record.extras().sync.track(store.end_line(owner, reason, until)).await?;
+            if let Some(earlier) = record.extras().sync.track(store.end_line(owner, reason, until)).await? {
+                shared.end_as_stored(&record, &earlier, now);
+                return Ok(None);
+            }
         }
         let principal = shared.principal_for(&record, now).map(|principal| principal.owner.tag());
         if shared.end(&record, reason, now).is_ok() {
@@ -270,28 +273,51 @@ fn exempt_session(shared: &SessionShared, now: Millis) -> Option<Arc<Record>> {
     }
 }
 
-/// Returns the living successor of this handle's renewed session.
-///
-/// Each step from an id to its successor must be less than a minute old. A record notes a successor only where the same
-/// principal was signed in before and after.
+/// The session that a renewal made of an ended session.
+enum RenewedSession {
+    Here(Arc<Record>),
+    /// The store knows the session, and this node's memory does not.
+    Elsewhere(OwnerId),
+}
+
+/// Returns the living successor of this handle's renewed session, if this node has its record.
 fn living_successor(shared: &SessionShared, now: Millis) -> Option<Arc<Record>> {
-    let memory = shared.node.memory.as_ref()?;
-    let mut successor = own_successor(shared, now)?;
-    loop {
-        let Successor::Session(key) = successor else { return None };
-        match memory.session(&key, now) {
-            SessionLookup::Live(record) => return record.closed(now).is_none().then_some(record),
-            SessionLookup::Ended(next) => successor = successor_of(shared, next)?,
-            SessionLookup::Unknown => return None,
-        }
+    match renewed_session(shared, now)? {
+        RenewedSession::Here(record) => Some(record),
+        RenewedSession::Elsewhere(_) => None,
     }
 }
 
-/// Returns the successor of this handle's renewed session, if another node renewed the session.
+/// Returns the successor of this handle's renewed session, if only the store has its record.
 fn stored_successor(shared: &SessionShared, now: Millis) -> Option<OwnerId> {
-    match own_successor(shared, now)? {
-        Successor::Stored(owner) => Some(*owner),
-        Successor::Session(_) | Successor::None => None,
+    match renewed_session(shared, now)? {
+        RenewedSession::Here(_) => None,
+        RenewedSession::Elsewhere(owner) => Some(owner),
+    }
+}
+
+/// Returns the last successor of this handle's renewed session.
+///
+/// Each step from an id to its successor must be less than a minute old. A record notes a successor only where the same
+/// principal was signed in before and after.
+fn renewed_session(shared: &SessionShared, now: Millis) -> Option<RenewedSession> {
+    let memory = shared.node.memory.as_ref()?;
+    let mut successor = own_successor(shared, now)?;
+    loop {
+        let key = match successor {
+            Successor::Session(key) => key,
+            Successor::Stored(owner) => return Some(RenewedSession::Elsewhere(*owner)),
+            Successor::None => return None,
+        };
+        match memory.session(&key, now) {
+            SessionLookup::Live(record) if record.closed(now).is_none() => return Some(RenewedSession::Here(record)),
+            SessionLookup::Live(_) => return None,
+            SessionLookup::Ended(next) => successor = successor_of(shared, next)?,
+            SessionLookup::Unknown => {
+                let owner = shared.node.config.owner(&SessionId::from_bytes(key.0));
+                return Some(RenewedSession::Elsewhere(owner));
+            }
+        }
     }
 }
 

@@ -198,8 +198,9 @@ impl Session {
     /// [`renew_by_page`](Self::renew_by_page)) become void.
     ///
     /// For a minute after a renewal by another request, a sign-out with the old id ends the renewed session. This holds
-    /// on the node of the renewal, and only where the same user was signed in before and after the renewal; with
-    /// `identify`, the request must be of the same user too. A session that a sign-in began stays.
+    /// on the node of the renewal and, over a shared store, on every node, and only where the same user was signed in
+    /// before and after the renewal. With `identify`, this holds on the node of the renewal alone, and the request must
+    /// be of the same user too. A session that a sign-in began stays.
     ///
     /// # Errors
     ///

@@ -6,7 +6,8 @@
 //! turn for the turn of another handle.
 
 use super::{
-    commit::{self, Attempts, CommitFailure},
+    attempts::{Attempts, CommitFailure},
+    commit,
     replace::{SessionStart, StartKind, replace_session},
     shared::{Binding, SessionShared},
 };

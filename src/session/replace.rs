@@ -63,6 +63,8 @@ pub(super) struct Replacement<'a> {
     pub(super) followed: bool,
     /// The store's stamp of the written values; `None` before the store has created the session, and without a store.
     pub(super) stamp: Option<Version>,
+    /// Whether the store may lack values of the new session.
+    pub(super) is_unstored: bool,
 }
 
 /// Moves the session to a new id. The new record exists before the old record ends.
@@ -80,7 +82,7 @@ pub(super) async fn replace_session(
     let by_value = matches!(shared.node.config.identity, Identity::Value { .. });
     let followed = start.kind == StartKind::Renewal && principal.is_some();
     let predecessor = Predecessor { id: old.id(), shares_end: followed && by_value };
-    let mut replacement = Replacement { start, predecessor, followed, stamp: None };
+    let mut replacement = Replacement { start, predecessor, followed, stamp: None, is_unstored: false };
     let _gate = match shared.node.store() {
         Some(store) => {
             let gate = old.extras().renew_gate.write().await;
@@ -89,7 +91,11 @@ pub(super) async fn replace_session(
         }
         None => None,
     };
-    shared.rebind_if(next.clone(), || swap_records(shared, (old, principal), &next, &replacement, now))?;
+    let moved = shared.rebind_if(next.clone(), || swap_records(shared, (old, principal), &next, &replacement, now));
+    if let (Err(_), Some(store)) = (&moved, shared.node.store()) {
+        end_copy(shared, store, shared.node.config.owner(&next.id()), now).await;
+    }
+    moved?;
     made.keep();
     shared.node.account(old, now);
     shared.node.account(&next, now);
@@ -122,7 +128,7 @@ fn swap_records(
 pub(super) fn successor_state(
     shared: &SessionShared,
     state: &State,
-    Replacement { start, predecessor, stamp, .. }: &Replacement<'_>,
+    Replacement { start, predecessor, stamp, is_unstored, .. }: &Replacement<'_>,
     now: Millis,
 ) -> Result<State, CommitRejected> {
     let Kind::Session { life, .. } = &state.kind else { return Err(CommitRejected::Closed(CloseReason::Expired)) };
@@ -141,6 +147,9 @@ pub(super) fn successor_state(
     let mut next = state.successor_state(life);
     if start.kind != StartKind::Renewal {
         next.values.retain(|index| shared.node.config.schema.get(index).scope == Scope::Session);
+    }
+    if *is_unstored {
+        next.mark_unstored();
     }
     if start.changes.is_empty() {
         return Ok(next);
@@ -167,23 +176,41 @@ async fn replace_in_store(
 ) -> Result<(), WriteError> {
     let copied = create_in_store(shared, store, (old, next), replacement, now).await?;
     let owner = shared.node.config.owner(&next.id());
-    let retired = match end_in_store(shared, store, (old, owner), replacement, now).await? {
+    let mut retired = match end_in_store(shared, store, (old, owner), replacement, now).await {
         Ok(retired) => retired,
-        Err(reason) => {
-            // No browser gets the id of the new session.
-            store.end(owner, CloseReason::Destroyed, None, now.after(shared.node.longest_absolute())).await?;
-            return Err(WriteError::closed(reason));
+        Err(error) => {
+            end_copy(shared, store, owner, now).await;
+            return Err(error);
         }
     };
     let later = later_writes(shared, &retired, &copied, replacement);
     if !later.is_empty() {
         let write = StoreWrite { changes: &later, ..StoreWrite::of(CommitKind::Update, until(&copied, now)) };
-        // The old session has ended. If this write fails, memory and the cookie have the values, and the next load asks
-        // the store again.
-        let _ = next.extras().sync.track(store.commit(owner, write)).await;
+        // The old session has ended, so a failure of this write is no failure of the move: memory has the values, and
+        // the next load asks the store again.
+        match next.extras().sync.track(store.commit(owner, write)).await {
+            Ok(Committed::Ended(end)) => return Err(WriteError::closed(shared.end_as_stored(old, &end, now))),
+            Ok(Committed::Absent) => {
+                let _ = shared.end(old, CloseReason::Destroyed, now);
+                return Err(WriteError::closed(CloseReason::Destroyed));
+            }
+            Ok(_) => {}
+            Err(_) => replacement.is_unstored = true,
+        }
     }
+    // Undeclared values stay in the store. A value that is written with the move replaces each earlier copy.
+    retired.retain(|name| {
+        let index = shared.node.config.schema.index_by_name(name);
+        index.is_some_and(|index| !replacement.start.changes.iter().any(|change| change.index == index))
+    });
     shared.node.merge_stored(old, retired, Scope::Session, now);
     Ok(())
+}
+
+/// Ends the copy of a session after a failed move, so that no session stays in the store whose id no browser has. A
+/// failure of the end changes nothing: the store drops the copy after the session's lifetime.
+async fn end_copy(shared: &SessionShared, store: NodeStore<'_>, copy: OwnerId, now: Millis) {
+    let _ = store.end(copy, CloseReason::Destroyed, None, now.after(shared.node.longest_absolute())).await;
 }
 
 /// Copies the session to its new id in the store. Returns the copy.
@@ -224,23 +251,24 @@ fn carried_change<'a>(name: &'a str, value: &'a StoredValue) -> Change<'a> {
     Change { name, json: value.json.as_ref(), version: Some(value.version), replaces: None }
 }
 
-/// Ends the old id in the store. Returns the record as it was before the end, or the reason of an earlier end.
+/// Ends the old id in the store. Returns the record as it was before the end.
 async fn end_in_store(
     shared: &SessionShared,
     store: NodeStore<'_>,
     (old, next): (&Arc<Record>, OwnerId),
     replacement: &Replacement<'_>,
     now: Millis,
-) -> Result<Result<StoredRecord, CloseReason>, WriteError> {
+) -> Result<StoredRecord, WriteError> {
     let until = old.read().absolute_deadline().unwrap_or(now);
-    let successor = replacement.followed.then_some(next);
+    // With `identify` the store names no successor: it does not know the users of requests.
+    let successor = replacement.predecessor.shares_end.then_some(next);
     let end = store.end(shared.node.config.owner(&old.id()), CloseReason::Renewed, successor, until);
     match old.extras().sync.track(end).await? {
-        Committed::Retired(record) => Ok(Ok(record)),
-        Committed::Ended(end) => Ok(Err(shared.end_as_stored(old, &end, now))),
+        Committed::Retired(record) => Ok(record),
+        Committed::Ended(end) => Err(WriteError::closed(shared.end_as_stored(old, &end, now))),
         Committed::Absent => {
             let _ = shared.end(old, CloseReason::Destroyed, now);
-            Ok(Err(CloseReason::Destroyed))
+            Err(WriteError::closed(CloseReason::Destroyed))
         }
         Committed::Applied { .. } | Committed::Outdated(_) => Err(not_taken()),
     }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    commit::{Attempts, PlannedSession, WriteTarget, write},
+    attempts::Attempts,
+    commit::{PlannedSession, WriteTarget, write},
     lifecycle::{self, Site},
     load,
     replace::{SessionStart, StartKind, replace_session},

@@ -205,7 +205,8 @@ impl SpyStore {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// Answers the next `writes` writes as outdated, as if another node were faster each time.
+    /// Answers the next `writes` writes as outdated, as if another node were faster each time. From the second loss on, the
+    /// write sleeps by the clock of its sessions: with a `ManualClock`, until the test advances the clock.
     ///
     /// ```
     /// use layered_session::testing::SpyStore;

@@ -63,7 +63,7 @@ impl<'a> Commit<'a> {
         self.kind
     }
 
-    /// The changes of values. Empty for a commit of kind `Clear`, `Revoke` or `End`.
+    /// The changes of values. Of a commit of kind `Clear` removals alone; empty for a commit of kind `Revoke` or `End`.
     pub const fn changes(&self) -> &'a [Change<'a>] {
         self.changes
     }
@@ -116,6 +116,7 @@ impl<'a> Commit<'a> {
             CommitKind::Clear { except } => {
                 let cleared = next.entries.iter_mut().filter(|entry| Some(&*entry.name) != except);
                 cleared.for_each(|entry| (entry.json, entry.version) = (None, stamp));
+                self.changes.iter().for_each(|change| change.apply(&mut next, stamp));
             }
             CommitKind::Revoke => next.not_before = stamp,
             CommitKind::End { reason, successor } => {

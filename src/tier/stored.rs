@@ -126,6 +126,10 @@ impl StoredRecord {
         self
     }
 
+    pub(crate) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.entries.retain(|entry| keep(&entry.name));
+    }
+
     pub(crate) fn into_entries(self) -> impl Iterator<Item = StoredEntry> {
         self.entries.into_iter()
     }

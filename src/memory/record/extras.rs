@@ -95,15 +95,13 @@ impl StoreSync {
     pub(crate) async fn track<T>(&self, write: impl Future<Output = Result<T, TierError>>) -> Result<T, TierError> {
         let pending = self.begin();
         let answer = write.await;
-        if !answer.as_ref().is_err_and(TierError::may_be_applied) {
-            pending.confirmed();
-        }
+        pending.settle(answer.as_ref().is_err_and(TierError::may_be_applied));
         answer
     }
 
     /// Begins a write. The write counts as abandoned if the mark is dropped.
     pub(crate) const fn begin(&self) -> PendingWrite<'_> {
-        PendingWrite { sync: self, confirmed: false }
+        PendingWrite { sync: self, settled: false }
     }
 
     pub(crate) fn is_stale(&self) -> bool {
@@ -125,23 +123,24 @@ impl StoreSync {
     }
 }
 
-/// The mark of one write. A drop without [`confirmed`](Self::confirmed) counts the write as abandoned.
+/// The mark of one write. A drop without [`settle`](Self::settle) counts the write as abandoned.
 #[must_use]
 #[derive(Debug)]
 pub(crate) struct PendingWrite<'a> {
     sync: &'a StoreSync,
-    confirmed: bool,
+    settled: bool,
 }
 
 impl PendingWrite<'_> {
-    fn confirmed(mut self) {
-        self.confirmed = true;
+    /// Ends the mark of a write. The write counts as abandoned if its outcome is unknown.
+    pub(crate) fn settle(mut self, is_unknown: bool) {
+        self.settled = !is_unknown;
     }
 }
 
 impl Drop for PendingWrite<'_> {
     fn drop(&mut self) {
-        if !self.confirmed {
+        if !self.settled {
             self.sync.abandoned_writes.fetch_add(1, Ordering::AcqRel);
         }
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use layered_session::{
-    CloseReason, DefaultTier, Session, SessionValue, SharedTier, WriteErrorKind,
+    CloseReason, DefaultTier, Principal, Session, SessionValue, SharedTier, WriteErrorKind,
     testing::{Call, Operation, SpyStore},
     tier::{Commit, Snapshot, Store},
 };
@@ -17,7 +17,7 @@ use layered_session::{
 use crate::{
     support::{
         self, App, BoxFuture, HOUR, Node, Theme, User, Visits, at_once, dark, first_write, get, kind, named, set,
-        settled, signed_in, socket, under_way,
+        set_cookies, settled, signed_in, socket, theme, under_way, visit_as, visitor,
     },
     writes::stored,
 };
@@ -206,4 +206,125 @@ async fn store_stamps_identity_value_at_sign_in() {
     let session = under_way(&browser, &node).await;
     assert_eq!(kind(session.sign_in(User("bob".into())).await), None);
     assert!(is_fresh.load(Ordering::Relaxed));
+}
+
+// G12: a value that a sign-in writes wins against a write to the old id on another node. A holder of a planted cookie
+// could otherwise replace the value.
+#[tokio::test]
+async fn granted_value_wins_against_write_to_old_id() {
+    let (store, app) = timed();
+    let mut browser = app.dark().await;
+    set(&mut browser, &app.node, Visits(1)).await;
+    let other = under_way(&browser, &app.start()).await;
+    store.hold_requests(Operation::End);
+    let write = async {
+        settled().await;
+        app.clock.advance(Duration::from_millis(5));
+        other.set(Visits(2)).await.unwrap();
+        store.release();
+    };
+    let turn = async |session: Session| session.sign_in(User("bob".into())).with(&Visits(7)).await.unwrap();
+    futures_util::future::join(browser.visit(&app.node, turn), write).await;
+    assert_eq!(get::<Visits>(&mut browser.clone(), &app.start()).await, Visits(7));
+    let update = async |session: Session| session.update(|visits: &mut Visits| visits.0 += 1).await;
+    assert_eq!(browser.visit(&app.node, update).await.unwrap(), Visits(8));
+}
+
+// G13: with `identify` the store does not know whose request ends a session.
+#[tokio::test]
+async fn stranger_ends_no_renewed_session() {
+    let identify = |head: &http::request::Parts| Some(Principal::new(head.headers.get("x-user")?.to_str().ok()?));
+    for stranger in [Some("bob"), None] {
+        let (app, store) = (App::new(), SpyStore::new());
+        let node = || {
+            let chain = app.chain(DefaultTier::new()).tier(SharedTier::new(store.clone()));
+            Node::new(chain.value::<Theme>().identify(identify).build().unwrap())
+        };
+        let (here, there) = (node(), node());
+        let mut browser = visitor(&here).await;
+        let mut late = browser.clone();
+        visit_as(&mut browser, &here, Some("ada"), async |session| session.renew().await.unwrap()).await;
+        visit_as(&mut late, &there, stranger, async |session| session.destroy().await.unwrap()).await;
+        assert_eq!(get::<Theme>(&mut browser, &node()).await, theme("light"), "{stranger:?}");
+    }
+}
+
+// G13: the first renewal took place on this node, and the second on another node.
+#[tokio::test]
+async fn sign_out_follows_renewals_on_two_nodes() {
+    let (_, app) = timed();
+    let mut browser = signed_in(&app.node, "ada").await;
+    let (mut late, other) = (browser.clone(), app.start());
+    browser.visit(&app.node, async |session| session.renew().await.unwrap()).await;
+    let renewed = under_way(&browser, &app.node).await;
+    browser.visit(&other, async |session| session.renew().await.unwrap()).await;
+    assert_eq!(kind(renewed.set(dark()).await), Some(WriteErrorKind::Closed), "this node learns of the second renewal");
+    late.visit(&app.node, async |session| session.sign_out().await.unwrap()).await;
+    assert_eq!(browser.visit(&app.start(), async |session| session.principal()).await, None);
+}
+
+#[tokio::test]
+async fn renewal_fails_if_another_node_signs_out_meanwhile() {
+    let (store, app) = timed();
+    let mut browser = signed_in(&app.node, "ada").await;
+    // A write that this node has not seen: the renewal copies the value after the end of the old session.
+    set(&mut browser.clone(), &app.start(), Visits(2)).await;
+    let (mut old, other) = (browser.clone(), app.start());
+    store.hold_requests(Operation::Update);
+    let sign_out = async {
+        settled().await;
+        old.visit(&other, async |session| session.sign_out().await.unwrap()).await;
+        store.release();
+    };
+    let renewal = browser.visit(&app.node, async |session| kind(session.renew().await));
+    assert_eq!(futures_util::future::join(renewal, sign_out).await.0, Some(WriteErrorKind::Closed));
+    for node in [&app.node, &app.start()] {
+        assert_eq!(browser.visit(node, async |session| session.principal()).await, None);
+    }
+}
+
+// The browser may hold the cookie of a later login.
+#[tokio::test]
+async fn sign_out_of_a_session_ended_elsewhere_keeps_the_cookie() {
+    let (_, app) = timed();
+    let mut browser = app.dark().await;
+    let (mut late, other) = (browser.clone(), app.start());
+    late.theme(&other).await;
+    browser.visit(&app.node, TURNS[1]).await;
+    app.pass(Duration::from_secs(300));
+    let (headers, ()) = late.visit_seen(&other, async |session| session.sign_out().await.unwrap()).await;
+    assert_eq!(set_cookies(&headers).len(), 0);
+}
+
+#[tokio::test]
+async fn sign_out_past_the_minute_ends_no_renewed_session() {
+    let (_, app) = timed();
+    let mut browser = signed_in(&app.node, "ada").await;
+    let (mut late, other) = (browser.clone(), app.start());
+    late.theme(&other).await;
+    browser.visit(&app.node, async |session| session.renew().await.unwrap()).await;
+    app.pass(Duration::from_secs(61));
+    late.visit(&other, async |session| session.sign_out().await.unwrap()).await;
+    for node in [&other, &app.start()] {
+        assert!(browser.visit(node, async |session| session.principal()).await.is_some());
+    }
+}
+
+#[tokio::test]
+async fn failed_end_leaves_no_copy_in_the_store() {
+    let (store, app) = timed();
+    let session = under_way(&signed_in(&app.node, "ada").await, &app.node).await;
+    store.take_calls();
+    store.hold_requests(Operation::End);
+    let renewing = tokio::spawn(async move { session.renew().await });
+    settled().await;
+    store.fail();
+    store.release();
+    assert_eq!(kind(renewing.await.unwrap()), Some(WriteErrorKind::Unavailable));
+    let calls = store.take_calls();
+    assert_eq!(
+        calls.iter().map(Call::operation).collect::<Vec<_>>(),
+        [Operation::Create, Operation::End, Operation::End]
+    );
+    assert_eq!(calls[0].owner(), calls[2].owner());
 }
