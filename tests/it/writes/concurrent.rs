@@ -6,7 +6,7 @@ use layered_session::Session;
 use tokio::{runtime::Handle, sync::Semaphore};
 
 use super::{count, stored, visits};
-use crate::support::{App, BoxFuture, Browser, Theme, Visits, dark};
+use crate::support::{App, BoxFuture, Browser, Theme, Visits, dark, ticking};
 
 /// Runs all tasks at the same time, on all available threads.
 async fn all(tasks: impl IntoIterator<Item = BoxFuture<()>>) {
@@ -77,7 +77,9 @@ async fn store_counts_both_nodes_increments() {
     for n in 0..64 {
         handles.push(browser.open(&nodes[n % 2]).await);
     }
-    all(handles.into_iter().map(|session| Box::pin(count(session)) as BoxFuture<()>)).await;
+    let updates = handles.into_iter().map(|session| Box::pin(count(session)) as BoxFuture<()>);
+    // An update that loses twice sleeps by the clock.
+    ticking(&app.clock, all(updates)).await;
     assert_eq!(visits(&browser, &app.start()).await, Visits(64));
 }
 
