@@ -82,7 +82,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 ///
 /// Only pages of the same origin may open the stream, as with a [`SessionWriteback`](crate::SessionWriteback). The
 /// request that opens the stream is a request like any other. An open stream does not count as a use of the session,
-/// and never brings a cookie.
+/// and its events set no cookie.
 ///
 /// | event | data |
 /// |---|---|

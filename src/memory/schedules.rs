@@ -195,7 +195,7 @@ fn forgotten_record_leaves_nothing() {
 }
 
 #[test]
-fn empty_principal_record_never_leaks() {
+fn empty_principal_record_is_dropped_or_indexed() {
     check(|| {
         let tier = Tier::new(300);
         let tier = run(

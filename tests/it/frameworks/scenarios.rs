@@ -214,7 +214,7 @@ async fn user_value_follows_user<F: Framework>(framework: &F) {
     assert_eq!(site.read(&mut phone).await.0, -1);
     assert_eq!(site.read(&mut laptop).await.0, 2);
     site.act(&mut laptop, Action::SignIn("grace")).await;
-    assert_eq!(site.read(&mut laptop).await.0, -1, "another user's division");
+    assert_eq!(site.read(&mut laptop).await.0, -1, "grace does not get ada's division");
     site.close().await;
 }
 

@@ -70,7 +70,7 @@ async fn report_hides_secrets_and_other_users() {
 #[tokio::test]
 async fn report_hides_user_name() {
     let app = App::new();
-    // This node tells the user from the request head. No value of the session contains the user's name, so the report
+    // This node identifies the user by the request head. No value of the session contains the user's name, so the report
     // must not show the name.
     let node = Node::new(
         app.chain(DefaultTier::new()).value::<Division>().identify(|_| Some(Principal::new("canary"))).build().unwrap(),

@@ -200,7 +200,7 @@ async fn sign_out_follows_renewal_elsewhere() {
 }
 
 #[tokio::test]
-async fn late_sign_out_after_expiry_ends_nothing() {
+async fn sign_out_with_expired_cookie_ends_nothing() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;

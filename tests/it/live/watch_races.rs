@@ -262,7 +262,7 @@ async fn expiry_during_read_is_reported() {
     assert_eq!(missed, [] as [usize; 0], "reads that lost the expiry");
 }
 
-// An open stream does not count as a use of the session, so a page that only reconnects lets the session idle out.
+// Neither an open stream nor its reconnection counts as a use, so the session of a page that only reconnects idles out.
 #[tokio::test]
 async fn reconnected_stream_extends_no_session() {
     let app = App::new();

@@ -123,8 +123,8 @@ async fn valid_cookie_permits_cross_site_writes() {
         })
         .await;
         assert_eq!(set.len(), 1);
-        // The sign-in above has ended the id in ada's cookie. A browser that sends the cookie has no withheld cookie,
-        // so the cross-site request may still sign in.
+        // The sign-in above has ended the id in ada's cookie. This request brings its cookie, so `SameSite` withheld no
+        // cookie of a live session, and the cross-site request may sign in.
         let signed = async |session: Session| session.sign_in(User("cid".into())).await.unwrap();
         assert_eq!(send(node, request(&ada, Method::POST, FORM), signed).await.0.len(), 1);
     }
@@ -268,7 +268,7 @@ async fn from_another_site_opens_no_socket() {
 }
 
 #[tokio::test]
-async fn from_another_site_signs_in_on_own_page() {
+async fn from_another_site_also_allows_same_site_sign_in() {
     let app = App::new();
     let mut browser = app.dark().await;
     let signed = async |session: Session| session.sign_in(User("ada".into())).from_another_site().await.unwrap();
