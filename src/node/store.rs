@@ -3,7 +3,7 @@
 use super::Node;
 use crate::{
     config::Identity,
-    error::{CloseReason, TierError},
+    error::{CloseReason, StoreError, TierError},
     id::OwnerId,
     record::{
         change::Mutation,
@@ -54,9 +54,7 @@ impl Node {
     pub(crate) fn store(&self) -> Option<NodeStore<'_>> {
         self.store.as_ref().map(|tier| NodeStore { tier, node: self })
     }
-}
 
-impl Node {
     /// Converts an end in the store to node time. The end is kept for as long as a token of the id may open.
     pub(crate) fn stored_end(&self, end: &StoredEnd, now: Millis) -> End {
         let at = self.time.written(Version::at(Wall::of(end.at())), now);
@@ -110,13 +108,15 @@ impl NodeStore<'_> {
     ) -> Result<Option<StoredEnd>, TierError> {
         let (mut owner, mut earlier) = (owner, None);
         for _ in 0..MAX_RENEWALS {
-            let Committed::Ended(end) = self.end(owner, reason, None, until).await? else { break };
+            let Committed::Ended(end) = self.end(owner, reason, None, until).await? else { return Ok(earlier) };
             earlier.get_or_insert(end);
             match self.node.live_successor(&end) {
                 Some(successor) => owner = successor,
-                None => break,
+                None => return Ok(earlier),
             }
         }
-        Ok(earlier)
+        // The last session lives on, so a success would show a sign-out that did not happen.
+        let cause = format!("the session was renewed more than {MAX_RENEWALS} times in a minute");
+        Err(TierError::new(self.tier.name(), StoreError::other(cause)))
     }
 }
