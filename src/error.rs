@@ -144,7 +144,7 @@ pub struct WriteError {
 pub enum WriteErrorKind {
     /// The session has ended, was renewed by another handle, or may not begin here ([`CloseReason`]): HTTP 409.
     Closed,
-    /// Other writers have changed the same record first for a second: HTTP 409, worth a retry.
+    /// Other writers have changed the same record first, over a store for a second: HTTP 409, worth a retry.
     Contended,
     /// The value is not valid, can't be encoded as JSON, has JSON that does not decode again, or may not be written by
     /// this method; or the method needs another kind of handle: HTTP 422. The source is the error of `validate`, or

@@ -267,7 +267,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set), and `Contended` if other writers changed the same record first for a second.
+    /// As [`set`](Self::set), and `Contended` if other writers changed the same record first: over a store for a second,
+    /// without a store 33 times in a row.
     ///
     /// # Cancel safety
     ///

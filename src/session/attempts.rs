@@ -46,7 +46,7 @@ impl From<CommitFailure> for WriteError {
         match failure {
             CommitFailure::Outdated => Self::new(
                 WriteErrorKind::Contended,
-                "other writers have changed the same record first for a second: try the write again",
+                "other writers have changed the same record first each time: try the write again",
             ),
             CommitFailure::Error(error) => error,
         }
@@ -59,7 +59,7 @@ impl From<CommitRejected> for WriteError {
     }
 }
 
-/// The time in which a write is repeated that other writers outdate.
+/// The time in which a write over a store is repeated that other writers outdate.
 const CONTENTION: Duration = Duration::from_secs(1);
 
 /// The maximum number of losses without a store, where no write sleeps.
@@ -88,25 +88,34 @@ impl<'a> Attempts<'a> {
     ///
     /// # Errors
     ///
-    /// The error of the attempt; `Contended` one second after the first loss.
+    /// The error of the attempt; `Contended` after a second of losses over a store, or after 33 losses without a store,
+    /// where a loss takes microseconds and the clock may step meanwhile.
     pub(super) async fn settle<T>(&mut self, attempt: Result<T, CommitFailure>) -> Result<Option<T>, WriteError> {
         match attempt {
             Ok(done) => return Ok(Some(done)),
             Err(CommitFailure::Outdated) => {}
             Err(failure) => return Err(failure.into()),
         }
-        let clock = &self.node.time.clock;
-        if self.losses == 0 {
-            self.since = clock.monotonic();
-        } else if clock.monotonic().saturating_sub(self.since) >= CONTENTION
-            || self.node.store.is_none() && self.losses >= MAX_LOCAL_LOSSES
-        {
+        if self.node.store.is_some() {
+            self.back_off().await?;
+        } else if self.losses >= MAX_LOCAL_LOSSES {
             return Err(CommitFailure::Outdated.into());
-        } else if self.node.store.is_some() {
-            let longest = 1 << (self.losses - 1).min(MAX_BACKOFF.ilog2());
-            clock.sleep(Duration::from_micros(rand::random_range(0..=longest * 1000))).await;
         }
         self.losses += 1;
         Ok(None)
+    }
+
+    async fn back_off(&mut self) -> Result<(), CommitFailure> {
+        let clock = &self.node.time.clock;
+        if self.losses == 0 {
+            self.since = clock.monotonic();
+            return Ok(());
+        }
+        if clock.monotonic().saturating_sub(self.since) >= CONTENTION {
+            return Err(CommitFailure::Outdated);
+        }
+        let longest = 1 << (self.losses - 1).min(MAX_BACKOFF.ilog2());
+        clock.sleep(Duration::from_micros(rand::random_range(0..=longest * 1000))).await;
+        Ok(())
     }
 }

@@ -1,12 +1,15 @@
 //! Many writers at the same time: each change counts once, and no writer undoes another's change.
 
-use std::sync::{Arc, Barrier};
+use std::{
+    sync::{Arc, Barrier},
+    time::Duration,
+};
 
 use layered_session::Session;
 use tokio::{runtime::Handle, sync::Semaphore};
 
 use super::{count, stored, visits};
-use crate::support::{App, BoxFuture, Browser, Theme, Visits, dark, ticking};
+use crate::support::{App, BoxFuture, Browser, Theme, Visits, at_once, dark, ticking};
 
 /// Runs all tasks at the same time, on all available threads.
 async fn all(tasks: impl IntoIterator<Item = BoxFuture<()>>) {
@@ -29,6 +32,25 @@ async fn concurrent_increments_all_count() {
     assert_eq!(visits(&browser, &app.node).await, Visits(64));
     browser.read(&app.node).await;
     assert_eq!(visits(&browser, &app.start()).await, Visits(64));
+}
+
+// G10: without a store no attempt sleeps, so a forward step of the clock leaves the number of attempts as before.
+#[tokio::test]
+async fn clock_step_fails_no_local_update() {
+    let app = App::new();
+    let mut browser = app.dark().await;
+    let (session, other) = (browser.open(&app.node).await, browser.open(&app.node).await);
+    let mut losses = 0;
+    let visits = session.update(|visits: &mut Visits| {
+        visits.0 += 1;
+        if losses < 20 {
+            losses += 1;
+            at_once(other.set(Visits(100 * losses))).unwrap().unwrap();
+            app.clock.advance(Duration::from_secs(2));
+        }
+    });
+    assert_eq!(visits.await.unwrap(), Visits(2001));
+    assert_eq!(losses, 20);
 }
 
 // G10: of several first writes at the same time, a single write begins the session.
