@@ -30,7 +30,7 @@ use crate::{
     },
     throttle::{MINUTE, Throttle},
     tier::{
-        StoredRecord,
+        NodeId, StoredRecord,
         default::DefaultRule,
         outside::{Failures, SharedTier},
     },
@@ -45,6 +45,7 @@ pub(crate) mod store;
 pub(crate) mod traces;
 
 pub(crate) struct Node {
+    id: NodeId,
     pub(crate) config: Config,
     pub(crate) memory: Option<Memory>,
     pub(crate) store: Option<SharedTier>,
@@ -82,6 +83,7 @@ pub(crate) struct Counters {
 impl Node {
     pub(crate) fn new(config: Config, memory: Option<Memory>, store: Option<SharedTier>, time: NodeClock) -> Self {
         Self {
+            id: NodeId::random(),
             traces: Traces::new(config.schema.len()),
             config,
             memory,

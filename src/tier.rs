@@ -23,6 +23,7 @@ pub use crate::{
 
 mod commit;
 pub(crate) mod default;
+mod notice;
 pub(crate) mod outside;
 mod source;
 mod store;
@@ -30,8 +31,9 @@ mod stored;
 
 pub use self::{
     commit::{Change, Commit, CommitKind, Committed},
+    notice::{NodeId, Notice, NoticeStream},
     source::{Found, Lookup, Source},
-    store::{Ask, Snapshot, Store},
+    store::{Ask, Known, Snapshot, Store, Touch},
     stored::{StoredEnd, StoredEntry, StoredLife, StoredRecord},
 };
 

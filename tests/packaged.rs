@@ -220,7 +220,7 @@ fn readme_and_first_chapter_programs_run() {
 const MISTAKES: &str = r#"
 use axum::Router;
 use layered_session::{MemoryTier, Session, Sessions, SharedTier};
-use layered_session::tier::{Ask, Commit, Committed, Found, Lookup, Snapshot, Source, Store, StoreFuture, TierFuture};
+use layered_session::tier::{Ask, Commit, Committed, Found, Lookup, Snapshot, Source, Store, StoreFuture, Touch, TierFuture};
 
 #[derive(Debug)]
 struct Nothing;
@@ -249,6 +249,10 @@ impl Store for Absent {
 
     fn commit<'a>(&'a self, _: Commit<'a>) -> StoreFuture<'a, Committed> {
         StoreFuture::ready(Ok(Committed::Absent))
+    }
+
+    fn touch<'a>(&'a self, _: &'a [Touch]) -> StoreFuture<'a, ()> {
+        StoreFuture::ready(Ok(()))
     }
 }
 

@@ -84,7 +84,7 @@ impl NodeStore<'_> {
         let StoreWrite { kind, changes, life, above, until } = write;
         // A span, since the store's clock may differ from this node's clock.
         let keep = until.since(self.node.now());
-        self.tier.commit(Commit { owner, kind, changes, life, above, keep }, &self.node.time).await
+        self.tier.commit(Commit { owner, kind, changes, life, above, keep, node: self.node.id }, &self.node.time).await
     }
 
     /// Ends a session. The store may forget the end at `until`.

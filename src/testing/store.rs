@@ -15,7 +15,7 @@ use crate::{
     id::OwnerId,
     tier::{
         Ask, Commit, CommitKind, Committed, Snapshot, Store, StoreError, StoreErrorKind, StoreFuture, StoredEnd,
-        StoredRecord,
+        StoredRecord, Touch,
     },
     time::Clock,
     version::Version,
@@ -78,6 +78,8 @@ pub enum Operation {
     Revoke,
     /// A commit that ends a record.
     End,
+    /// A call that keeps records for longer.
+    Touch,
 }
 
 impl Operation {
@@ -114,30 +116,40 @@ impl Operation {
 /// assert_eq!(calls[0].keep(), Some(hour));
 /// # Ok::<_, BoxError>(()) }).unwrap().unwrap();
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
+    operation: Operation,
     kind: Option<CommitKind>,
-    owner: OwnerId,
+    owners: Vec<OwnerId>,
     keep: Option<Duration>,
 }
 
 impl Call {
     /// The kind of the call.
-    pub fn operation(&self) -> Operation {
-        self.kind.map_or(Operation::Read, Operation::of)
+    pub const fn operation(&self) -> Operation {
+        self.operation
     }
 
-    /// The kind of the commit, with the reason and the successor of an end; `None` for a read.
+    /// The kind of the commit, with the reason and the successor of an end; `None` for a read and for a touch.
     pub const fn kind(&self) -> Option<CommitKind> {
         self.kind
     }
 
-    /// The owner of the record.
-    pub const fn owner(&self) -> OwnerId {
-        self.owner
+    /// The owner of the record: of a call for several records, the first.
+    ///
+    /// # Panics
+    ///
+    /// For a call without any owner, which no chain makes.
+    pub fn owner(&self) -> OwnerId {
+        self.owners[0]
     }
 
-    /// The span for which a commit asks the store to keep the record; `None` for a read.
+    /// The owners of the records, in the order of the call.
+    pub fn owners(&self) -> &[OwnerId] {
+        &self.owners
+    }
+
+    /// The span for which a commit or the first touch asks the store to keep the record; `None` for a read.
     pub const fn keep(&self) -> Option<Duration> {
         self.keep
     }
@@ -302,7 +314,7 @@ impl Store for SpyStore {
     fn read<'a>(&'a self, asks: &'a [Ask]) -> StoreFuture<'a, Vec<Snapshot>> {
         StoreFuture::boxed(async move {
             self.pass(|spied| spied.requests_held, Operation::Read).await;
-            let snapshots = asks.iter().map(|ask| lock(&self.0).read(ask.owner())).collect();
+            let snapshots = lock(&self.0).read(asks);
             self.pass(|spied| spied.answers_held, Operation::Read).await;
             snapshots
         })
@@ -315,6 +327,15 @@ impl Store for SpyStore {
             let committed = lock(&self.0).commit(commit);
             self.pass(|spied| spied.answers_held, operation).await;
             committed
+        })
+    }
+
+    fn touch<'a>(&'a self, touches: &'a [Touch]) -> StoreFuture<'a, ()> {
+        StoreFuture::boxed(async move {
+            self.pass(|spied| spied.requests_held, Operation::Touch).await;
+            let touched = lock(&self.0).touch(touches);
+            self.pass(|spied| spied.answers_held, Operation::Touch).await;
+            touched
         })
     }
 }
@@ -339,18 +360,24 @@ impl Spied {
         }
     }
 
-    fn read(&mut self, owner: OwnerId) -> Result<Snapshot, StoreError> {
-        self.begin(Call { kind: None, owner, keep: None })?;
+    fn read(&mut self, asks: &[Ask]) -> Result<Vec<Snapshot>, StoreError> {
+        let owners = asks.iter().map(Ask::owner).collect();
+        self.begin(Call { operation: Operation::Read, kind: None, owners, keep: None })?;
         let now = self.now();
-        let record = self.records.get(&owner).filter(|record| record.expires() > now);
-        Ok(record.map_or(Snapshot::Absent, |record| match record.end() {
-            Some(end) => Snapshot::Ended(*end),
-            None => Snapshot::Present(record.clone()),
-        }))
+        let answer = |ask: &Ask| {
+            let record = self.records.get(&ask.owner());
+            record.map_or(Snapshot::Absent, |record| record.answer(*ask, now))
+        };
+        Ok(asks.iter().map(answer).collect())
     }
 
     fn commit(&mut self, commit: Commit<'_>) -> Result<Committed, StoreError> {
-        self.begin(Call { kind: Some(commit.kind()), owner: commit.owner(), keep: Some(commit.keep()) })?;
+        self.begin(Call {
+            operation: Operation::of(commit.kind()),
+            kind: Some(commit.kind()),
+            owners: vec![commit.owner()],
+            keep: Some(commit.keep()),
+        })?;
         let now = self.now();
         let mut record = self.records.remove(&commit.owner());
         let committed = match self.outdated.checked_sub(1) {
@@ -362,5 +389,18 @@ impl Spied {
         };
         self.records.extend(record.map(|record| (commit.owner(), record)));
         Ok(committed)
+    }
+
+    fn touch(&mut self, touches: &[Touch]) -> Result<(), StoreError> {
+        let owners = touches.iter().map(Touch::owner).collect();
+        let keep = touches.first().map(Touch::keep);
+        self.begin(Call { operation: Operation::Touch, kind: None, owners, keep })?;
+        let now = self.now();
+        for touch in touches {
+            if let Some(record) = self.records.get_mut(&touch.owner()) {
+                record.touch(*touch, now);
+            }
+        }
+        Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{OwnerId, StoredEnd, StoredEntry, StoredLife, StoredRecord};
+use super::{NodeId, OwnerId, StoredEnd, StoredEntry, StoredLife, StoredRecord};
 use crate::{error::CloseReason, time::Wall, value::Json, version::Version};
 
 /// A change of one owner's record, which the store makes whole or not at all.
@@ -19,6 +19,7 @@ pub struct Commit<'a> {
     pub(crate) life: Option<StoredLife>,
     pub(crate) above: Version,
     pub(crate) keep: Duration,
+    pub(crate) node: NodeId,
 }
 
 /// The effect of a [`Commit`] on the record, and the commit's condition.
@@ -83,6 +84,11 @@ impl<'a> Commit<'a> {
     /// that an earlier commit has set.
     pub const fn keep(&self) -> Duration {
         self.keep
+    }
+
+    /// The node that makes the commit, for the [notice](super::Notice::Changed) of the commit.
+    pub const fn node(&self) -> NodeId {
+        self.node
     }
 
     /// Applies the commit to a record (`None`: the store has no record), at a time of the store's clock.

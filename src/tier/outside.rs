@@ -88,7 +88,12 @@ impl SharedTier {
 
     pub(crate) async fn read(&self, owner: OwnerId, time: &NodeClock) -> Result<Snapshot, TierError> {
         let answered = self.store.read(&[Ask::new(owner)]).await.and_then(|mut snapshots| match snapshots.len() {
-            1 => Ok(snapshots.remove(0)),
+            1 => match snapshots.remove(0) {
+                Snapshot::Unchanged => {
+                    Err(StoreError::other("the store answered `Unchanged` to an ask without `known`"))
+                }
+                snapshot => Ok(snapshot),
+            },
             answers => Err(StoreError::other(format!("the store gave {answers} snapshots for 1 ask"))),
         });
         answered.map_err(|error| self.failed(&self.reads, "read", error, time))

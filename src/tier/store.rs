@@ -1,8 +1,8 @@
 //! The shared store: [`Store`], the chain's questions, and the store's answers.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
-use super::{Commit, Committed, OwnerId, StoreFuture, StoredEnd, StoredRecord};
+use super::{Commit, Committed, NoticeStream, OwnerId, StoreFuture, StoredEnd, StoredRecord, Version};
 
 /// A shared store: the records of all nodes, by owner.
 ///
@@ -47,22 +47,110 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// The cause for which the store refuses the commit, or can't tell whether the changes were made: see
     /// [`StoreError`](super::StoreError).
     fn commit<'a>(&'a self, commit: Commit<'a>) -> StoreFuture<'a, Committed>;
+
+    /// Keeps records for longer: the owners were used, and nothing changed. The store moves the expiry of a live record to
+    /// a later time, never to an earlier time. The store leaves ended and missing records as they are.
+    ///
+    /// # Errors
+    ///
+    /// The cause that kept the store from answering.
+    fn touch<'a>(&'a self, touches: &'a [Touch]) -> StoreFuture<'a, ()>;
+
+    /// Returns a new stream of the commits that other nodes make, or `None` if the store can't tell of commits.
+    ///
+    /// The stream heals its connection by itself, and never ends.
+    fn notices(&self) -> Option<NoticeStream> {
+        None
+    }
+
+    /// Deletes some expired records, in a bounded step. Returns whether there may be more. Does nothing for a store that
+    /// drops expired records by itself.
+    ///
+    /// # Errors
+    ///
+    /// The cause that kept the store from deleting.
+    fn maintain(&self) -> StoreFuture<'_, bool> {
+        StoreFuture::ready(Ok(false))
+    }
+}
+
+/// The state of a record that a node knows from an earlier answer of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    pub(crate) generation: Version,
+    pub(crate) newest: Version,
+}
+
+impl Known {
+    /// Creates the state from the record's [generation](StoredRecord::generation) and [newest
+    /// version](StoredRecord::newest).
+    pub const fn new(generation: Version, newest: Version) -> Self {
+        Self { generation, newest }
+    }
+
+    /// The record's generation.
+    pub const fn generation(self) -> Version {
+        self.generation
+    }
+
+    /// The record's newest version.
+    pub const fn newest(self) -> Version {
+        self.newest
+    }
+}
+
+/// A use of one owner's record.
+#[derive(Clone, Copy, Debug)]
+pub struct Touch {
+    owner: OwnerId,
+    keep: Duration,
+}
+
+impl Touch {
+    #[allow(dead_code, reason = "no chain touches yet")]
+    pub(crate) const fn new(owner: OwnerId, keep: Duration) -> Self {
+        Self { owner, keep }
+    }
+
+    /// The owner of the record.
+    pub const fn owner(&self) -> OwnerId {
+        self.owner
+    }
+
+    /// The minimum span for which the store keeps the record, counted from the call.
+    pub const fn keep(&self) -> Duration {
+        self.keep
+    }
 }
 
 /// A question for one owner's record.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask {
     owner: OwnerId,
+    known: Option<Known>,
 }
 
 impl Ask {
     pub(crate) const fn new(owner: OwnerId) -> Self {
-        Self { owner }
+        Self { owner, known: None }
+    }
+
+    /// Lets the store answer [`Snapshot::Unchanged`] if the record is still the known record.
+    #[allow(dead_code, reason = "no chain revalidates yet")]
+    pub(crate) const fn unless(mut self, known: Known) -> Self {
+        self.known = Some(known);
+        self
     }
 
     /// The owner of the record: a session or a principal.
     pub const fn owner(&self) -> OwnerId {
         self.owner
+    }
+
+    /// The state of the record that the node has in memory. A store whose live record has this generation and this
+    /// newest version may answer [`Snapshot::Unchanged`].
+    pub const fn known(&self) -> Option<Known> {
+        self.known
     }
 }
 
@@ -72,6 +160,8 @@ impl Ask {
 pub enum Snapshot {
     /// The current record.
     Present(StoredRecord),
+    /// The record lives, and is still the [known](Ask::known) record.
+    Unchanged,
     /// The store has no record of the owner.
     Absent,
     /// The record has ended.

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::OwnerId;
+use super::{Ask, Known, OwnerId, Snapshot, Touch};
 use crate::{error::CloseReason, value::Json, version::Version};
 
 /// The record of one owner in a store: values with their versions, and the state of the owner.
@@ -124,6 +124,30 @@ impl StoredRecord {
     pub fn with_entry(mut self, name: impl Into<String>, json: Option<Bytes>, version: Version) -> Self {
         self.entries.push(StoredEntry { name: name.into(), json: json.as_deref().map(Json::from), version });
         self
+    }
+
+    /// Returns the state by which a later [`Ask`](super::Ask) names this record.
+    pub const fn known(&self) -> Known {
+        Known { generation: self.generation, newest: self.newest }
+    }
+
+    /// Answers an ask for this record, at a time of the store's clock. An expired record counts as absent.
+    ///
+    /// This method is the whole contract of [`Store::read`](super::Store::read) as code.
+    pub fn answer(&self, ask: Ask, now: SystemTime) -> Snapshot {
+        match self.end {
+            _ if self.expires <= now => Snapshot::Absent,
+            Some(end) => Snapshot::Ended(end),
+            None if ask.known() == Some(self.known()) => Snapshot::Unchanged,
+            None => Snapshot::Present(self.clone()),
+        }
+    }
+
+    /// Moves the expiry of a live record to a later time: the contract of [`Store::touch`](super::Store::touch) as code.
+    pub fn touch(&mut self, touch: Touch, now: SystemTime) {
+        if self.end.is_none() && now < self.expires {
+            self.expires = self.expires.max(now + touch.keep());
+        }
     }
 
     pub(crate) fn retain(&mut self, keep: impl Fn(&str) -> bool) {

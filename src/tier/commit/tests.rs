@@ -1,6 +1,7 @@
 use std::time::UNIX_EPOCH;
 
 use super::*;
+use crate::tier::{Ask, Known, Snapshot, Touch};
 
 const END: CommitKind = CommitKind::End { reason: CloseReason::Revoked, successor: None };
 const MINUTE: Duration = Duration::from_secs(60);
@@ -54,7 +55,7 @@ struct Value<'a> {
 
 fn commit(kind: CommitKind) -> Commit<'static> {
     let owner = OwnerId::from_hash([7; 32]);
-    Commit { owner, kind, changes: &[], life: None, above: Version::ZERO, keep: MINUTE }
+    Commit { owner, kind, changes: &[], life: None, above: Version::ZERO, keep: MINUTE, node: NodeId::from_u64(1) }
 }
 
 const fn change(json: Option<&str>) -> Value<'_> {
@@ -224,4 +225,43 @@ fn newer_lifetime_replaces_the_older() {
         owner.apply(Commit { life: Some(told), ..commit(kind) });
         assert_eq!(owner.record.as_ref().unwrap().life(), Some(&expected));
     }
+}
+
+#[test]
+fn snapshot_is_unchanged_for_known_version_alone() {
+    let mut owner = Owner::with(Some("1"), 5);
+    let known = owner.record.as_ref().unwrap().known();
+    let answer = |owner: &Owner, ask: Ask| owner.record.as_ref().unwrap().answer(ask, UNIX_EPOCH + owner.now);
+    let ask = Ask::new(OwnerId::from_hash([7; 32]));
+    assert!(matches!(answer(&owner, ask), Snapshot::Present(_)));
+    assert!(matches!(answer(&owner, ask.unless(known)), Snapshot::Unchanged));
+    let lost = Known { generation: Version::ZERO, ..known };
+    assert!(matches!(answer(&owner, ask.unless(lost)), Snapshot::Present(_)));
+    owner.applied(CommitKind::Update, &[]);
+    assert!(matches!(answer(&owner, ask.unless(known)), Snapshot::Present(_)));
+    let known = owner.record.as_ref().unwrap().known();
+    owner.now = MINUTE;
+    assert!(matches!(answer(&owner, ask.unless(known)), Snapshot::Absent));
+    owner.now = Duration::ZERO;
+    owner.commit(END, &[]);
+    let known = owner.record.as_ref().unwrap().known();
+    assert!(matches!(answer(&owner, ask.unless(known)), Snapshot::Ended(_)));
+}
+
+#[test]
+fn touch_moves_expiry_of_live_records_later() {
+    let touch = |owner: &mut Owner, keep| {
+        let now = UNIX_EPOCH + owner.now;
+        let record = owner.record.as_mut().unwrap();
+        record.touch(Touch::new(OwnerId::from_hash([7; 32]), keep), now);
+        record.expires().duration_since(UNIX_EPOCH).unwrap()
+    };
+    let mut owner = Owner::with(Some("1"), 5);
+    assert_eq!(touch(&mut owner, 2 * MINUTE), 2 * MINUTE);
+    assert_eq!(touch(&mut owner, MINUTE), 2 * MINUTE);
+    owner.now = 2 * MINUTE;
+    assert_eq!(touch(&mut owner, MINUTE), 2 * MINUTE, "an expired record stays expired");
+    owner.now = MINUTE;
+    owner.commit(END, &[]);
+    assert_eq!(touch(&mut owner, 9 * MINUTE), 2 * MINUTE, "a tombstone stays as long as the end asked");
 }

@@ -13,8 +13,9 @@ use layered_session::{
     WritebackFuture,
     testing::{Call, Client, ClientRequest, Jar, ManualClock, Operation, Response, SpyStore, TestError, TestSession},
     tier::{
-        Ask, BoxError, Change, Commit, CommitKind, Committed, Found, Lookup, OwnerId, Snapshot, Source, Store,
-        StoreError, StoreErrorKind, StoredEnd, StoredEntry, StoredLife, StoredRecord, TierFuture, Version,
+        Ask, BoxError, Change, Commit, CommitKind, Committed, Found, Known, Lookup, NodeId, Notice, OwnerId, Snapshot,
+        Source, Store, StoreError, StoreErrorKind, StoredEnd, StoredEntry, StoredLife, StoredRecord, TierFuture, Touch,
+        Version,
     },
 };
 
@@ -73,7 +74,11 @@ fn public_types_have_auto_traits() {
     copied::<Lookup<'static>>();
     copied::<MissingSessionKind>();
     copied::<Ask>();
-    copied::<Call>();
+    kept::<Call>();
+    copied::<Known>();
+    copied::<NodeId>();
+    copied::<Notice>();
+    copied::<Touch>();
     copied::<Operation>();
     copied::<ValueSource>();
     copied::<OwnerId>();

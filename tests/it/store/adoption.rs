@@ -11,7 +11,7 @@ use std::{
 use layered_session::{
     Principal, SharedTier,
     testing::SpyStore,
-    tier::{Ask, Commit, CommitKind, Committed, Snapshot, Store, StoreFuture, StoredRecord, Version},
+    tier::{Ask, Commit, CommitKind, Committed, Snapshot, Store, StoreFuture, StoredRecord, Touch, Version},
 };
 use tokio::sync::Semaphore;
 
@@ -66,6 +66,10 @@ impl Store for SlowStore {
             return StoreFuture::ready(Ok(Committed::Outdated(StoredRecord::new(Version::ZERO))));
         }
         self.spy.commit(commit)
+    }
+
+    fn touch<'a>(&'a self, touches: &'a [Touch]) -> StoreFuture<'a, ()> {
+        self.spy.touch(touches)
     }
 }
 

@@ -10,7 +10,8 @@ use layered_session::{
     CloseReason, DefaultTier, LayeredSessionLayer, MissingSessionKind, Principal, Session, SharedTier, WriteErrorKind,
     testing::{Call, ManualClock, Operation, SpyStore},
     tier::{
-        Ask, Commit, CommitKind, Committed, Found, Snapshot, Store, StoreFuture, StoredRecord, TierFuture, Version,
+        Ask, Commit, CommitKind, Committed, Found, Snapshot, Store, StoreFuture, StoredRecord, TierFuture, Touch,
+        Version,
     },
 };
 use tower::{Layer, ServiceExt, service_fn};
@@ -258,6 +259,10 @@ impl Store for Shared {
 
     fn commit<'a>(&'a self, commit: Commit<'a>) -> StoreFuture<'a, Committed> {
         self.0.commit(commit)
+    }
+
+    fn touch<'a>(&'a self, touches: &'a [Touch]) -> StoreFuture<'a, ()> {
+        self.0.touch(touches)
     }
 }
 

@@ -9,7 +9,7 @@ use layered_session::{
     LayeredSessionLayer, MissingSessionKind, Principal, Session, SessionWriteback, Sessions, SharedTier,
     WriteErrorKind,
     testing::SpyStore,
-    tier::{Ask, Commit, Committed, Snapshot, Store, StoreFuture},
+    tier::{Ask, Commit, Committed, Snapshot, Store, StoreFuture, Touch},
 };
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -131,6 +131,10 @@ impl Store for Miscounting {
 
     fn commit<'a>(&'a self, _: Commit<'a>) -> StoreFuture<'a, Committed> {
         StoreFuture::ready(Ok(Committed::Absent))
+    }
+
+    fn touch<'a>(&'a self, _: &'a [Touch]) -> StoreFuture<'a, ()> {
+        StoreFuture::ready(Ok(()))
     }
 }
 

@@ -3,7 +3,7 @@
 use layered_session::{
     Clock, Principal, SharedTier, WriteErrorKind,
     testing::SpyStore,
-    tier::{Ask, Commit, Committed, Snapshot, Store, StoreFuture},
+    tier::{Ask, Commit, Committed, Snapshot, Store, StoreFuture, Touch},
 };
 
 use crate::support::{App, Browser, Node, Theme, User, Visits, kind, set, ticking, under_way};
@@ -28,6 +28,10 @@ impl Store for Remote {
             tokio::task::yield_now().await;
             committed
         })
+    }
+
+    fn touch<'a>(&'a self, touches: &'a [Touch]) -> StoreFuture<'a, ()> {
+        self.0.touch(touches)
     }
 }
 
