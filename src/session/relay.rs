@@ -214,7 +214,7 @@ pub(super) async fn find_token_record(
         && !matches!(node.lookup(&id), SessionLookup::Live(record) if !record.is_stale())
     {
         match store.read(node.config.owner(&id)).await.map_err(WriteError::from)? {
-            Snapshot::Present(_) | Snapshot::Unchanged => {}
+            Snapshot::Present(_) | Snapshot::Unchanged { .. } => {}
             Snapshot::Absent => return Err(RelayRefused::OtherSession),
             Snapshot::Ended(end) => return Err(RelayRefused::Closed(end.reason())),
         }

@@ -69,7 +69,8 @@ impl<'a> Commit<'a> {
         self.changes
     }
 
-    /// The lifetime of a session to create, or the lifetime that replaces an older lifetime of the session.
+    /// The lifetime of a session to create, or the lifetime that replaces an older lifetime of the session. The store
+    /// keeps the lifetime with the newer version.
     pub const fn life(&self) -> Option<StoredLife> {
         self.life
     }
@@ -81,7 +82,8 @@ impl<'a> Commit<'a> {
     }
 
     /// The minimum span for which the store keeps the record, counted from the commit. A commit never shortens the span
-    /// that an earlier commit has set.
+    /// that an earlier commit or touch has set. The only exception is a commit that replaces the lifetime: the record
+    /// then stays for exactly this span.
     pub const fn keep(&self) -> Duration {
         self.keep
     }
@@ -113,7 +115,7 @@ impl<'a> Commit<'a> {
         if let Some(life) = self.life
             && next.life.is_none_or(|current| current.version < life.version)
         {
-            next.life = Some(life);
+            (next.life, next.expires) = (Some(life), now + self.keep);
         }
         match self.kind {
             CommitKind::Create | CommitKind::Update | CommitKind::Upsert => {

@@ -89,7 +89,7 @@ impl SharedTier {
     pub(crate) async fn read(&self, owner: OwnerId, time: &NodeClock) -> Result<Snapshot, TierError> {
         let answered = self.store.read(&[Ask::new(owner)]).await.and_then(|mut snapshots| match snapshots.len() {
             1 => match snapshots.remove(0) {
-                Snapshot::Unchanged => {
+                Snapshot::Unchanged { .. } => {
                     Err(StoreError::other("the store answered `Unchanged` to an ask without `known`"))
                 }
                 snapshot => Ok(snapshot),

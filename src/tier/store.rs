@@ -1,6 +1,9 @@
 //! The shared store: [`Store`], the chain's questions, and the store's answers.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use super::{Commit, Committed, NoticeStream, OwnerId, StoreFuture, StoredEnd, StoredRecord, Version};
 
@@ -23,7 +26,7 @@ use super::{Commit, Committed, NoticeStream, OwnerId, StoreFuture, StoredEnd, St
 /// - A removal leaves a tombstone with its version. The tombstone stays as long as the record.
 /// - An ended record stays ended until it expires: each read answers [`Snapshot::Ended`], each commit
 ///   [`Committed::Ended`].
-/// - The record stays for the longest of the spans that its commits have asked for, see [`Commit::keep`].
+/// - The record stays for the longest of the spans that its commits and touches have asked for, see [`Commit::keep`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a shared store",
     note = "a shared store implements `layered_session::tier::Store`; a read-only source goes into the chain as it is: \
@@ -161,7 +164,10 @@ pub enum Snapshot {
     /// The current record.
     Present(StoredRecord),
     /// The record lives, and is still the [known](Ask::known) record.
-    Unchanged,
+    Unchanged {
+        /// The present time of [`StoredRecord::expires`].
+        expires: SystemTime,
+    },
     /// The store has no record of the owner.
     Absent,
     /// The record has ended.

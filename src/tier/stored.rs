@@ -74,7 +74,8 @@ impl StoredRecord {
         self.end.as_ref()
     }
 
-    /// The time at which the store may drop the record, by the store's clock.
+    /// The time at which the store may drop the record, by the store's clock. A touch on any node moves this time, so
+    /// nodes compute the last use of a session from it.
     pub const fn expires(&self) -> SystemTime {
         self.expires
     }
@@ -138,7 +139,7 @@ impl StoredRecord {
         match self.end {
             _ if self.expires <= now => Snapshot::Absent,
             Some(end) => Snapshot::Ended(end),
-            None if ask.known() == Some(self.known()) => Snapshot::Unchanged,
+            None if ask.known() == Some(self.known()) => Snapshot::Unchanged { expires: self.expires },
             None => Snapshot::Present(self.clone()),
         }
     }

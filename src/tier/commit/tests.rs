@@ -228,13 +228,25 @@ fn newer_lifetime_replaces_the_older() {
 }
 
 #[test]
+fn commit_shortens_span_with_new_lifetime_alone() {
+    let life = |version| StoredLife::new(UNIX_EPOCH + 60 * MINUTE, MINUTE, Version::from_u64(version));
+    let mut owner = Owner::default();
+    owner.apply(Commit { life: Some(life(0)), keep: 10 * MINUTE, ..commit(CommitKind::Create) });
+    for (version, expected) in [(0, 10 * MINUTE), (9, MINUTE)] {
+        owner.apply(Commit { life: Some(life(version)), ..commit(CommitKind::Update) });
+        assert_eq!(owner.record.as_ref().unwrap().expires(), UNIX_EPOCH + expected);
+    }
+}
+
+#[test]
 fn snapshot_is_unchanged_for_known_version_alone() {
     let mut owner = Owner::with(Some("1"), 5);
     let known = owner.record.as_ref().unwrap().known();
     let answer = |owner: &Owner, ask: Ask| owner.record.as_ref().unwrap().answer(ask, UNIX_EPOCH + owner.now);
     let ask = Ask::new(OwnerId::from_hash([7; 32]));
     assert!(matches!(answer(&owner, ask), Snapshot::Present(_)));
-    assert!(matches!(answer(&owner, ask.unless(known)), Snapshot::Unchanged));
+    let expires = UNIX_EPOCH + MINUTE;
+    assert!(matches!(answer(&owner, ask.unless(known)), Snapshot::Unchanged { expires: at } if at == expires));
     let lost = Known { generation: Version::ZERO, ..known };
     assert!(matches!(answer(&owner, ask.unless(lost)), Snapshot::Present(_)));
     owner.applied(CommitKind::Update, &[]);
