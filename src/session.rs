@@ -16,7 +16,6 @@ use crate::{
     value::{self, SessionValue, ValueIndex},
 };
 
-mod attempts;
 pub(crate) mod batch;
 pub(crate) mod commit;
 pub(crate) mod cookie_out;

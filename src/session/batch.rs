@@ -4,8 +4,7 @@ use std::fmt;
 
 use super::{
     Session,
-    attempts::Attempts,
-    commit,
+    commit::{self, Attempts},
     read::{self, Access, Stored},
     shared::SessionShared,
 };

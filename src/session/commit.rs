@@ -1,28 +1,27 @@
-//! Commits of changes to the owners' records, and the session that a first write begins. A write goes to one record:
-//! first to the shared store, if the chain has a store, and then to memory.
+//! Commits of changes to the owners' records, the session that a first write begins, and the repetition of a write that
+//! other writers outdate. A write goes to one record: first to the shared store, if the chain has a store
+//! ([`through`]), and then to memory.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use smallvec::SmallVec;
-
-use super::{
-    attempts::{Attempts, CommitFailure},
-    shared::{Binding, SessionShared},
-};
+use self::through::write_through;
+use super::shared::{Binding, SessionShared};
 use crate::{
-    error::{CloseReason, WriteError, WriteErrorKind},
-    id::{OwnerId, SessionId},
+    error::{CloseReason, TierError, WriteError, WriteErrorKind},
+    id::SessionId,
     memory::record::Record,
-    node::store::{NodeStore, StoreWrite},
+    node::Node,
     record::{
-        change::{BudgetShare, Mutation, WriteContext, WriteScope},
+        change::{BudgetShare, CommitRejected, Mutation, WriteContext, WriteScope},
         life::SessionLife,
     },
-    tier::{Change, CommitKind, Committed},
+    tier::CommitKind,
     time::Millis,
     value::Scope,
     version::Version,
 };
+
+mod through;
 
 /// The id and the birth of a session that an order begins.
 #[derive(Clone, Copy, Debug)]
@@ -295,88 +294,114 @@ pub(super) async fn write(
     }
 }
 
-/// Writes to the store, and then applies the store's answer to memory.
-async fn write_through(
-    shared: &SessionShared,
-    store: NodeStore<'_>,
-    target: &WriteTarget,
-    kind: CommitKind,
-    changes: &[Mutation],
-    context: WriteContext<'_>,
-) -> Result<Version, CommitFailure> {
-    let WriteTarget { record, scope, .. } = target;
-    let _gate = record.extras().renew_gate.read().await;
-    record.check_budget(changes, context)?;
-    // Touched before the store is asked: otherwise the session could expire while the store works, and other handles
-    // would see the end.
-    record.touch(context.now);
-    let owner = match scope {
-        Scope::Session => shared.node.config.owner(&record.id()),
-        Scope::Principal => OwnerId::from_hash(record.key().0),
-    };
-    let removes = *scope == Scope::Principal && changes.iter().any(|change| change.json.is_none());
-    // A removal stays for as long as a cookie could bring the value back.
-    let tombstone = if removes { context.now.after(context.tombstones) } else { Millis::default() };
-    let until = record.expires().max(tombstone);
-    let told: SmallVec<[Change<'_>; 2]> = changes.iter().map(Change::from).collect();
-    // The store may have lost the record: its stamp must still be above the versions in memory and in cookies.
-    let above = record.read().values.newest();
-    let write = StoreWrite { changes: &told, above, ..StoreWrite::of(kind, until) };
-    let config = &shared.node.config;
-    let except = config.identity_index().map(|index| config.schema.get(index).name);
-    let clear = StoreWrite { kind: CommitKind::Clear { except }, ..write };
-    let pending = record.extras().sync.begin();
-    let answer = match target.extent {
-        WriteScope::Values => store.commit(owner, write).await,
-        WriteScope::ClearAll => match store.commit(owner, clear).await {
-            // The store has no record of the principal yet: the tombstones go into a new one.
-            Ok(Committed::Absent) if *scope == Scope::Principal => store.commit(owner, write).await,
-            answer => answer,
-        },
-    };
-    let committed = match answer {
-        Ok(committed) => committed,
-        Err(error) => {
-            pending.settle(error.may_be_applied());
-            return Err(error.into());
-        }
-    };
-    let applied = apply(shared, target, committed, changes, context);
-    // Not before: the code of a value's type may panic in `apply`.
-    pending.settle(false);
-    shared.node.account(record, context.now);
-    applied
+/// The reason for which a commit changed nothing.
+#[derive(Debug)]
+pub(super) enum CommitFailure {
+    /// Another write came first: read again.
+    Outdated,
+    Error(WriteError),
 }
 
-/// Applies the store's answer to memory.
-fn apply(
-    shared: &SessionShared,
-    WriteTarget { record, scope, .. }: &WriteTarget,
-    committed: Committed,
-    changes: &[Mutation],
-    context: WriteContext<'_>,
-) -> Result<Version, CommitFailure> {
-    match committed {
-        Committed::Applied { stamp: version, .. } => {
-            shared.node.note_version(version, context.now);
-            let stamp = |change: &Mutation| Mutation {
-                version: Some(change.version.unwrap_or(version)),
-                replaces: None,
-                ..change.clone()
-            };
-            let stamped: Vec<_> = changes.iter().map(stamp).collect();
-            record.commit(&stamped, WriteContext { now: shared.node.now(), ..context })?;
-            Ok(version)
+impl From<WriteError> for CommitFailure {
+    fn from(error: WriteError) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<TierError> for CommitFailure {
+    fn from(error: TierError) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+impl From<CommitRejected> for CommitFailure {
+    fn from(rejected: CommitRejected) -> Self {
+        match rejected {
+            CommitRejected::Outdated => Self::Outdated,
+            CommitRejected::Closed(reason) => Self::Error(WriteError::closed(reason)),
+            CommitRejected::TooLarge(oversize) => {
+                let error = WriteError::new(WriteErrorKind::TooLarge, oversize.to_string());
+                Self::Error(error.named(oversize.largest.iter().map(|(name, _)| *name)))
+            }
         }
-        Committed::Outdated(stored) => {
-            shared.node.merge_stored(record, stored, *scope, context.now);
-            Err(CommitFailure::Outdated)
+    }
+}
+
+impl From<CommitFailure> for WriteError {
+    fn from(failure: CommitFailure) -> Self {
+        match failure {
+            CommitFailure::Outdated => Self::new(
+                WriteErrorKind::Contended,
+                "other writers have changed the same record first each time: try the write again",
+            ),
+            CommitFailure::Error(error) => error,
         }
-        Committed::Ended(end) => Err(WriteError::closed(shared.end_as_stored(record, &end, context.now)).into()),
-        // A store answers `Retired` only to an end, and this write is no end.
-        Committed::Absent | Committed::Retired(_) => {
-            let _ = shared.end(record, CloseReason::Destroyed, context.now);
-            Err(WriteError::closed(CloseReason::Destroyed).into())
+    }
+}
+
+impl From<CommitRejected> for WriteError {
+    fn from(rejected: CommitRejected) -> Self {
+        CommitFailure::from(rejected).into()
+    }
+}
+
+/// The time in which a write over a store is repeated that other writers outdate.
+const CONTENTION: Duration = Duration::from_secs(1);
+
+/// The maximum number of losses without a store, where no write sleeps.
+const MAX_LOCAL_LOSSES: u32 = 32;
+
+/// The longest sleep between two attempts, in milliseconds.
+const MAX_BACKOFF: u64 = 32;
+
+/// The attempts of a write that other writers may outdate.
+///
+/// From the second loss on, the write sleeps for a random time before the next attempt, over a shared store. Without the
+/// sleep the node of the last write would win again and again, since its memory knows the newest version first.
+pub(super) struct Attempts<'a> {
+    node: &'a Node,
+    losses: u32,
+    /// The time of the first loss, by the monotonic clock.
+    since: Duration,
+}
+
+impl<'a> Attempts<'a> {
+    pub(super) const fn of(node: &'a Node) -> Self {
+        Self { node, losses: 0, since: Duration::ZERO }
+    }
+
+    /// Returns the result of an attempt, or `None` if the attempt was outdated and another attempt is to follow.
+    ///
+    /// # Errors
+    ///
+    /// The error of the attempt; `Contended` after a second of losses over a store, or after 33 losses without a store,
+    /// where a loss takes microseconds and the clock may step meanwhile.
+    pub(super) async fn settle<T>(&mut self, attempt: Result<T, CommitFailure>) -> Result<Option<T>, WriteError> {
+        match attempt {
+            Ok(done) => return Ok(Some(done)),
+            Err(CommitFailure::Outdated) => {}
+            Err(failure) => return Err(failure.into()),
         }
+        if self.node.store.is_some() {
+            self.back_off().await?;
+        } else if self.losses >= MAX_LOCAL_LOSSES {
+            return Err(CommitFailure::Outdated.into());
+        }
+        self.losses += 1;
+        Ok(None)
+    }
+
+    async fn back_off(&mut self) -> Result<(), CommitFailure> {
+        let clock = &self.node.time.clock;
+        if self.losses == 0 {
+            self.since = clock.monotonic();
+            return Ok(());
+        }
+        if clock.monotonic().saturating_sub(self.since) >= CONTENTION {
+            return Err(CommitFailure::Outdated);
+        }
+        let longest = 1 << (self.losses - 1).min(MAX_BACKOFF.ilog2());
+        clock.sleep(Duration::from_micros(rand::random_range(0..=longest * 1000))).await;
+        Ok(())
     }
 }

@@ -6,8 +6,7 @@
 //! turn for the turn of another handle.
 
 use super::{
-    attempts::{Attempts, CommitFailure},
-    commit,
+    commit::{self, Attempts, CommitFailure},
     replace::{SessionStart, StartKind, replace_session},
     shared::{Binding, SessionShared},
 };

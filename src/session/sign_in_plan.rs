@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    attempts::Attempts,
-    commit::{PlannedSession, WriteTarget, write},
+    commit::{Attempts, PlannedSession, WriteTarget, write},
     lifecycle::{self, Site},
     load,
     replace::{SessionStart, StartKind, replace_session},

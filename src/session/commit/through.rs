@@ -1,0 +1,102 @@
+//! A write over a shared store: the store decides, and memory takes the store's answer.
+
+use smallvec::SmallVec;
+
+use super::{CommitFailure, WriteTarget};
+use crate::{
+    error::{CloseReason, WriteError},
+    id::OwnerId,
+    node::store::{NodeStore, StoreWrite},
+    record::change::{Mutation, WriteContext, WriteScope},
+    session::shared::SessionShared,
+    tier::{Change, CommitKind, Committed},
+    time::Millis,
+    value::Scope,
+    version::Version,
+};
+
+/// Writes to the store, and then applies the store's answer to memory.
+pub(super) async fn write_through(
+    shared: &SessionShared,
+    store: NodeStore<'_>,
+    target: &WriteTarget,
+    kind: CommitKind,
+    changes: &[Mutation],
+    context: WriteContext<'_>,
+) -> Result<Version, CommitFailure> {
+    let WriteTarget { record, scope, .. } = target;
+    let _gate = record.extras().renew_gate.read().await;
+    record.check_budget(changes, context)?;
+    // Touched before the store is asked: otherwise the session could expire while the store works, and other handles
+    // would see the end.
+    record.touch(context.now);
+    let owner = match scope {
+        Scope::Session => shared.node.config.owner(&record.id()),
+        Scope::Principal => OwnerId::from_hash(record.key().0),
+    };
+    let removes = *scope == Scope::Principal && changes.iter().any(|change| change.json.is_none());
+    // A removal stays for as long as a cookie could bring the value back.
+    let tombstone = if removes { context.now.after(context.tombstones) } else { Millis::default() };
+    let until = record.expires().max(tombstone);
+    let told: SmallVec<[Change<'_>; 2]> = changes.iter().map(Change::from).collect();
+    // The store may have lost the record: its stamp must still be above the versions in memory and in cookies.
+    let above = record.read().values.newest();
+    let write = StoreWrite { changes: &told, above, ..StoreWrite::of(kind, until) };
+    let config = &shared.node.config;
+    let except = config.identity_index().map(|index| config.schema.get(index).name);
+    let clear = StoreWrite { kind: CommitKind::Clear { except }, ..write };
+    let pending = record.extras().sync.begin();
+    let answer = match target.extent {
+        WriteScope::Values => store.commit(owner, write).await,
+        WriteScope::ClearAll => match store.commit(owner, clear).await {
+            // The store has no record of the principal yet: the tombstones go into a new one.
+            Ok(Committed::Absent) if *scope == Scope::Principal => store.commit(owner, write).await,
+            answer => answer,
+        },
+    };
+    let committed = match answer {
+        Ok(committed) => committed,
+        Err(error) => {
+            pending.settle(error.may_be_applied());
+            return Err(error.into());
+        }
+    };
+    let applied = apply(shared, target, committed, changes, context);
+    // Not before: the code of a value's type may panic in `apply`.
+    pending.settle(false);
+    shared.node.account(record, context.now);
+    applied
+}
+
+/// Applies the store's answer to memory.
+fn apply(
+    shared: &SessionShared,
+    WriteTarget { record, scope, .. }: &WriteTarget,
+    committed: Committed,
+    changes: &[Mutation],
+    context: WriteContext<'_>,
+) -> Result<Version, CommitFailure> {
+    match committed {
+        Committed::Applied { stamp: version, .. } => {
+            shared.node.note_version(version, context.now);
+            let stamp = |change: &Mutation| Mutation {
+                version: Some(change.version.unwrap_or(version)),
+                replaces: None,
+                ..change.clone()
+            };
+            let stamped: Vec<_> = changes.iter().map(stamp).collect();
+            record.commit(&stamped, WriteContext { now: shared.node.now(), ..context })?;
+            Ok(version)
+        }
+        Committed::Outdated(stored) => {
+            shared.node.merge_stored(record, stored, *scope, context.now);
+            Err(CommitFailure::Outdated)
+        }
+        Committed::Ended(end) => Err(WriteError::closed(shared.end_as_stored(record, &end, context.now)).into()),
+        // A store answers `Retired` only to an end, and this write is no end.
+        Committed::Absent | Committed::Retired(_) => {
+            let _ = shared.end(record, CloseReason::Destroyed, context.now);
+            Err(WriteError::closed(CloseReason::Destroyed).into())
+        }
+    }
+}
