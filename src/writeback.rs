@@ -1,8 +1,7 @@
 //! [`SessionWriteback`](service::SessionWriteback): the endpoint of pages for values, and their hook.
 
-pub(crate) mod accept;
 pub(crate) mod asset;
-mod body;
+pub(crate) mod body;
 mod events;
 pub(crate) mod reply;
 pub(crate) mod service;

@@ -23,7 +23,7 @@ use crate::{
     },
     time::{Millis, Wall, whole_millis},
     value::{Json, Placement, Scope, ValueError, ValueIndex, ValueSpec},
-    writeback::{accept::is_exact_in_pages, stream::HEARTBEAT_INTERVAL},
+    writeback::{body::is_exact_in_pages, stream::HEARTBEAT_INTERVAL},
 };
 
 mod rows;

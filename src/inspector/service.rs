@@ -18,10 +18,9 @@ use crate::{
     session::loader,
     sessions::Sessions,
     writeback::{
-        accept::only_own_pages,
         asset::Asset,
         reply::{Refusal, WritebackBody, gone, streaming},
-        service::answer::WritebackFuture,
+        service::answer::{WritebackFuture, only_own_pages},
         stream::{EventStream, HEARTBEAT_INTERVAL},
     },
 };

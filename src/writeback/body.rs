@@ -1,8 +1,13 @@
-//! The body of a POST: read with a limit of length and a deadline, and parsed strictly to names and raw values.
+//! The body of a POST: read with a limit of length and a deadline, parsed strictly to names and raw values, and each
+//! value decoded and encoded by its type.
 //!
 //! [`Posted::parse`] checks every name, string and number of the body first, and then collects the top level, each
 //! value as a piece of the body itself. So a body that means different things to different readers is refused whole,
 //! and no value is built before its name is allowed.
+//!
+//! JavaScript's numbers are doubles: a page would round the id 9007199254740993, and send the id of another user back.
+//! Therefore [`AcceptedValues::read`] refuses a number that the type of a value would change, and no value leaves for a
+//! page unless the page can hold its numbers ([`is_exact_in_pages`]).
 
 use std::{borrow::Cow, collections::HashSet, fmt, future::Future, iter, task::Poll, time::Duration};
 
@@ -17,10 +22,15 @@ use serde::{
 use serde_json::{from_str, value::RawValue};
 
 use super::reply::Refusal;
-use crate::{error::BoxError, time::Clock};
+use crate::{
+    error::BoxError,
+    record::change::Mutation,
+    time::Clock,
+    value::{Json, Schema, ValueError, ValueIndex, ValueSpec},
+};
 
 /// The maximum bytes of a body.
-pub(super) const MAX_BODY: usize = 16 << 10;
+const MAX_BODY: usize = 16 << 10;
 
 /// The bytes beyond [`MAX_BODY`] that are read and dropped. Thus a client that sends its whole body before reading sees
 /// the answer.
@@ -164,7 +174,7 @@ fn depth(text: &str) -> usize {
 }
 
 /// Returns the parts of a JSON text between its strings. For other text, the parts are unspecified.
-pub(super) fn outside_strings(text: &str) -> impl Iterator<Item = &str> {
+fn outside_strings(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     iter::from_fn(move || {
         let text = rest.take()?;
@@ -250,139 +260,128 @@ impl<'de> Deserialize<'de> for Object<'de> {
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-#[cfg(test)]
-mod tests {
-    use serde_json::Value;
+/// The maximum bytes of a value, as its type encodes the value. The limit on the body is not enough: `[{},{},…]` can
+/// become thirty times as long once each field has its default.
+const MAX_VALUE: usize = MAX_BODY;
 
-    use super::*;
-    use crate::writeback::accept::integers_survive;
+/// The maximum number of names that a refusal repeats, and of characters of each name: the names are the client's own,
+/// and an answer must not be larger than the request, or fill a log.
+const ECHOED_NAMES: usize = 16;
+const ECHOED_CHARS: usize = 64;
 
-    fn code(body: impl AsRef<[u8]>) -> &'static str {
-        Posted::parse(body.as_ref()).err().map_or("accepted", |refusal| refusal.code)
-    }
+/// The treatment of names that are not allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UnknownNames {
+    Refused,
+    Ignored,
+}
 
-    /// Checks the code of each of `bodies`, which bars and line ends separate.
-    fn assert_code(expected: &str, bodies: &str) {
-        bodies.split(['|', '\n']).for_each(|body| assert_eq!(code(body.trim()), expected, "{body}"));
-    }
+/// The values of one POST. All of them are stored, or none.
+pub(super) struct AcceptedValues {
+    pub(super) changes: Vec<Mutation>,
+    /// The first names that are not allowed, each cut to [`ECHOED_CHARS`].
+    pub(super) ignored: Vec<String>,
+}
 
-    #[test]
-    fn values_stay_raw_and_in_order() {
-        let body = r#" { "z" : [1, {"z":-0}] , "\u0061b":"\ud83d\ude00" ,"":null} "#;
-        let Ok(Posted::Values(values)) = Posted::parse(body.as_bytes()) else { panic!("refused") };
-        assert!(matches!(values[..], [(Cow::Borrowed("z"), _), (Cow::Owned(_), _), (Cow::Borrowed(""), _)]));
-        let values: Vec<_> = values.iter().map(|(name, raw)| (&**name, raw.get())).collect();
-        assert_eq!(values, [("z", r#"[1, {"z":-0}]"#), ("ab", r#""\ud83d\ude00""#), ("", "null")]);
-        assert_code("accepted", r#"{} | {"__proto__":1,"relay":{"$relay":2}}"#);
-    }
-
-    #[test]
-    fn relay_token_excludes_other_names() {
-        for body in [r#"{"$relay":"t/ok"}"#, r#"{"\u0024relay":"t\u002fok"}"#] {
-            assert!(matches!(Posted::parse(body.as_bytes()), Ok(Posted::Relay(token)) if token == "t/ok"));
-        }
-        assert_code("relay_not_alone", r#"{"$relay":"t","a":1} | {"a":1,"\u0024relay":"t"}"#);
-        assert_code("relay_not_a_string", r#"{"$relay":1} | {"$relay":null} | {"$relay":["t"]} | {"$relay":{"t":1}}"#);
-    }
-
-    #[test]
-    fn duplicate_names_are_refused() {
-        assert_code("duplicate_name", r#"{"a":1,"a":1} | {"a":1,"b":2,"\u0061":3} | {"a":{"b":1,"b":2}}"#);
-        assert_code("duplicate_name", r#"{"a":[[{"b":{"":1,"c":0,"":2}}]]} | {"$relay":"t","$relay":"t"}"#);
-        assert_code("accepted", r#"{"a":{"a":[{"a":1},{"a":1}]},"A":1}"#);
-    }
-
-    #[test]
-    fn object_is_not_read_from_a_string() {
-        let text = r#"{"$serde_json::private::RawValue":"{\"b\":1,\"b\":2}"}"#;
-        assert_eq!(
-            from_str::<Value>(text).unwrap().to_string(),
-            r#"{"b":2}"#,
-            "serde_json would read an object from the string"
-        );
-        assert_code("reserved_name", &[text, &text.replace('$', r"\u0024"), &format!(r#"{{"a":[{text}]}}"#)].join("|"));
-    }
-
-    #[test]
-    fn serde_json_names_are_reserved() {
-        assert_code("reserved_name", r#"{"a":{"$serde_json::private::Number":"9007199254740993"}}"#);
-        assert_code("reserved_name", r#"{"\u0024serde_json::private::Number":"1e999"} | {"$serde_json::private::":1}"#);
-        assert_code("accepted", r#"{"$serde_json":1,"a":"$serde_json::private::Number"}"#);
-    }
-
-    #[test]
-    fn numbers_beyond_double_range_are_refused() {
-        assert_code("malformed_json", r#"{"a":1e999} | {"a":[{"b":-1e309}]} | {"a":1.8e308} | {"a":2E+308}"#);
-        assert_code(
-            "malformed_json",
-            &format!(r#"{{"a":1{}}} | {{"a":-}} | {{"a":1e}} | {{"a":-01}}"#, "0".repeat(309)),
-        );
-        assert_code("accepted", r#"{"a":[1.7976931348623157e308,-1E-999,5e-324,-0,0.0,18446744073709551616,1e+2]}"#);
-    }
-
-    #[test]
-    fn depth_and_name_count_are_limited() {
-        let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
-        assert_code("accepted", &nested(16));
-        assert_code("too_deep", &[nested(17), nested(100_000), "[".repeat(16 << 10)].join("|"));
-        assert_code("accepted", r#"{"a":"[[[[[[[[[[[[[[[[[\"[[","b":[[[[[[[[[]]]]]]]]],"c":[[[[[[[[[]]]]]]]]]}"#);
-
-        let names = |count| (0..count).map(|n| format!(r#""n{n}":{n}"#)).collect::<Vec<_>>().join(",");
-        assert_code("accepted", &format!("{{{}}}", names(64)));
-        assert_code("too_many_names", &format!("{{{}}} | {{{}}}", names(65), names(1_000)));
-        assert_code("accepted", &format!(r#"{{"a":{{{}}}}}"#, names(1_000)));
-    }
-
-    #[test]
-    fn invalid_json_is_refused() {
-        let refused = r#" | { | {}{} | {} x | {"a":1,} | {,} | {a:1} | {'a':1} | {1:1} | /**/{} | {"a":"b}
-            {"a":NaN} | {"a":Infinity} | {"a":-Infinity} | {"a":1e400} | {"a":[-1e999]} | {"a":-} | {"a":True}
-            {"a":01} | {"a":+1} | {"a":.5} | {"a":1.} | {"a":0x1} | {"a":"\x"} | {"a":"\u12"} | {"a":"\u12g4"}
-            {"a":"\ud800"} | {"a":"\udc00\ud800"} | {"a":[{"b":"\udfff"}]} | {"\ud800":1} | {"a":{"\udead":1}}"#;
-        assert_code("malformed_json", refused);
-        assert_code("malformed_json", "\u{feff}{}|{}\u{feff}|{}\0|{\"a\":\"\t\"}|{\"a\":\"\0\"}|{\u{a0}}");
-        let not_utf8 = b"{\"a\":\"\xff\"} {\"\xc3\":1} {\"a\":\"\xed\xa0\x80\"} {}\xff \xfe\xff\0{\0}";
-        not_utf8.split(|byte| *byte == b' ').for_each(|body| assert_eq!(code(body), "malformed_json", "{body:x?}"));
-        assert_code("not_an_object", r#"[] | [{"a":1}] | null | true | "a" | 1 | -1.5"#);
-    }
-
-    const GOOD: &str = r#"{"a":[1,-2.5e3,{"b":"\u00e9\ud83d\ude00\"","c":[null,true]}],"ü":"x","n":9007199254740993}"#;
-
-    #[test]
-    fn truncated_bodies_are_refused() {
-        assert_eq!(code(GOOD), "accepted");
-        (0..GOOD.len()).for_each(|end| assert_eq!(code(&GOOD.as_bytes()[..end]), "malformed_json", "cut at {end}"));
-    }
-
-    /// No body makes the parser panic, and an ordinary parser reads the same values from an accepted body.
-    #[test]
-    fn mutated_bodies_have_one_meaning() {
-        let seeds = [GOOD, r#"{"$relay":"AbC-_09"}"#, r#"{"a":{"a":[[[[[[[[[[[[[0]]]]]]]]]]]]]},"b":{"c":1,"d":2}}"#];
-        let scraps = b"\"a\":1,\"a\":{}[{[[,\\ud800\\u0061$relay:9-e9\xff\0\xef\xbb\xbf\"\"\\\\";
-        let mut state = 0x5eed_u64;
-        let mut random = |below: usize| {
-            // SplitMix64, for the same bodies on every run.
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            (mixed ^ (mixed >> 31)) as usize % below
-        };
-        let mut codes = HashSet::new();
-        for _ in 0..200_000 {
-            let mut body = seeds[random(seeds.len())].as_bytes().to_vec();
-            for _ in 0..=random(3) {
-                let (at, from) = (random(body.len() + 1), random(scraps.len()));
-                let (end, to) = ((at + random(4)).min(body.len()), (from + random(8)).min(scraps.len()));
-                body.splice(at..end, scraps[from..to].iter().copied());
+impl AcceptedValues {
+    /// Decodes every value by its type, before any value is stored. An ambiguous value is refused before a name that is
+    /// not allowed, and such a name before a value that is not valid.
+    pub(super) fn read(
+        values: &[(Cow<'_, str>, &RawValue)],
+        schema: &Schema,
+        allowed: &[ValueIndex],
+        unknown: UnknownNames,
+    ) -> Result<Self, Refusal> {
+        let mut accepted = Self { changes: Vec::new(), ignored: Vec::new() };
+        let mut invalid = None;
+        for (name, raw) in values {
+            let Some(index) = schema.index_by_name(name).filter(|index| allowed.contains(index)) else {
+                if accepted.ignored.len() < ECHOED_NAMES {
+                    accepted.ignored.push(name.chars().take(ECHOED_CHARS).collect());
+                }
+                continue;
+            };
+            let declared = schema.get(index);
+            match encode(declared, raw.get()) {
+                Ok(json) => accepted.changes.push(Mutation::set(index, declared.name, json)),
+                Err(refusal) if refusal.status == StatusCode::BAD_REQUEST => return Err(refusal),
+                Err(refusal) => invalid = invalid.or(Some(refusal)),
             }
-            codes.insert(code(&body));
-            let text = String::from_utf8_lossy(&body);
-            integers_survive(&text, &body);
-            let Ok(Posted::Values(values)) = Posted::parse(&body) else { continue };
-            let plain: serde_json::Map<String, Value> = from_str(&text).unwrap();
-            assert_eq!(values.len(), plain.len(), "{text}");
-            values.iter().for_each(|(name, raw)| assert_eq!(plain[&**name], from_str::<Value>(raw.get()).unwrap()));
         }
-        assert!(codes.contains("accepted") && codes.len() >= 5, "the mutations reach too few results: {codes:?}");
+        if unknown == UnknownNames::Refused && !accepted.ignored.is_empty() {
+            let message = "pages may not write the values in `names`: the server permits a value with `allow`";
+            let refusal = Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "not_allowed", message);
+            return Err(refusal.named(accepted.ignored));
+        }
+        invalid.map_or(Ok(accepted), Err)
     }
 }
+
+/// Encodes a value for storage, as the bytes that its type writes.
+fn encode(declared: &ValueSpec, raw: &str) -> Result<Json, Refusal> {
+    let name = declared.name;
+    let json = (declared.normalize)(raw.as_bytes());
+    let stored = match &json {
+        Ok(json) => integers_survive(raw, json),
+        // If the type could not decode the value, every integer counts as lost. A decoded value that is not valid has
+        // kept its integers.
+        Err(ValueError::Undecodable(_)) => integers_survive(raw, b""),
+        Err(_) => true,
+    };
+    let refuse = |status, code, message| Err(Refusal::new(status, code, message).named([name]));
+    match json {
+        _ if !stored => {
+            let message = format!(
+                "`{name}` has an integer beyond 2^53 - 1, which the value's type would change or drop: send the \
+                 integer as a string"
+            );
+            refuse(StatusCode::BAD_REQUEST, "unsafe_integer", message)
+        }
+        Ok(json) if json.len() <= MAX_VALUE => Ok(json),
+        Ok(_) => {
+            let message = format!(
+                "`{name}` is longer than {MAX_VALUE} bytes as the value's type encodes it: send a shorter value"
+            );
+            refuse(StatusCode::UNPROCESSABLE_ENTITY, "value_too_large", message)
+        }
+        Err(flaw) => refuse(StatusCode::UNPROCESSABLE_ENTITY, "invalid_value", format!("`{name}` {flaw}")),
+    }
+}
+
+/// Returns the number literals of a JSON text that a reader with only doubles would change: integers beyond ±(2^53−1),
+/// and numbers that no double holds (`1e999`).
+///
+/// An integer is a literal without a fraction and without an exponent: a type that writes a fraction or an exponent
+/// means a double. `-0` is within bounds.
+fn unsafe_numbers(raw: &str) -> impl Iterator<Item = &str> {
+    let punctuation = |c: char| c.is_ascii_whitespace() || matches!(c, ',' | ':' | '[' | ']' | '{' | '}');
+    outside_strings(raw).flat_map(move |part| part.split(punctuation)).filter(|literal| {
+        let digits = literal.strip_prefix('-').unwrap_or(literal);
+        let is_integer = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let is_rounded = is_integer && !digits.parse().is_ok_and(|integer: u64| integer < 1 << 53);
+        is_rounded || literal.parse().is_ok_and(f64::is_infinite)
+    })
+}
+
+/// Whether the encoded value still has each unsafe integer of the client's text, digit for digit and as often. An `i64`
+/// keeps 9007199254740993, an `f64` changes the number, and a type that skips the field loses the number.
+fn integers_survive(raw: &str, encoded: &[u8]) -> bool {
+    let mut sent: Vec<_> = unsafe_numbers(raw).collect();
+    if sent.is_empty() {
+        return true;
+    }
+    let Ok(encoded) = str::from_utf8(encoded) else { return false };
+    let mut stored: Vec<_> = unsafe_numbers(encoded).collect();
+    sent.sort_unstable();
+    stored.sort_unstable();
+    let mut stored = stored.into_iter();
+    sent.into_iter().all(|sent| stored.any(|stored| stored == sent))
+}
+
+/// Whether a page reads each number of a value exactly as the server holds it.
+pub(crate) fn is_exact_in_pages(json: &[u8]) -> bool {
+    str::from_utf8(json).is_ok_and(|json| unsafe_numbers(json).next().is_none())
+}
+
+#[cfg(test)]
+mod tests;

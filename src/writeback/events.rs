@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    accept::is_exact_in_pages,
+    body::is_exact_in_pages,
     stream::{EventSource, EventText, event},
 };
 use crate::{

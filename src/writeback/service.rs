@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
-use super::{accept::UnknownNames, stream::HEARTBEAT_INTERVAL};
+use super::{body::UnknownNames, stream::HEARTBEAT_INTERVAL};
 use crate::{
     error::{BuildError, BuildErrorKind},
     node::Node,

@@ -1,4 +1,5 @@
-//! The answer of a [`SessionWriteback`] to each request.
+//! The answer of a [`SessionWriteback`] to each request, and the checks of a request's head: its method, cross-site rule,
+//! content type and user.
 
 use std::{
     convert::Infallible,
@@ -8,7 +9,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, Response, request::Parts};
+use http::{HeaderMap, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
 use http_body_util::BodyExt;
 use tower_service::Service;
@@ -17,15 +18,15 @@ use super::SessionWriteback;
 use crate::{
     cross_site::{RequestKind, page_of},
     error::BoxError,
+    node::Node,
     session::{
-        commit, loader,
+        Session, commit, loader, read,
         relay::{OpenedRelay, RelayRefused},
         relay_in,
     },
     writeback::{
-        accept::{AcceptedValues, UnknownNames, for_this_user, only_json, only_own_pages},
         asset::Asset,
-        body::{self, Posted},
+        body::{self, AcceptedValues, Posted, UnknownNames},
         events::Events,
         reply::{Refusal, WritebackBody, gone, stored, streaming},
         stream::EventStream,
@@ -100,6 +101,44 @@ impl SessionWriteback {
         }
         let events = Events::new(session, &self.exposed, self.heartbeat);
         Ok(streaming(WritebackBody(EventStream::new(events, self.heartbeat).boxed())))
+    }
+}
+
+/// Checks the method and the cross-site rule.
+pub(crate) fn only_own_pages(node: &Node, kind: RequestKind, head: &Parts) -> Result<(), Refusal> {
+    let method = kind.method();
+    if head.method != method {
+        return Err(Refusal::method(&[method]));
+    }
+    node.config.cross_site.check(kind, &head.uri, &head.headers).map_err(|refused| {
+        node.refusals.tell(&refused, node.now());
+        Refusal::new(StatusCode::FORBIDDEN, "cross_site", refused.reason.message())
+    })
+}
+
+/// Checks the content type of a POST.
+fn only_json(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let essence = match (types.next(), types.next()) {
+        (Some(value), None) => value.as_bytes().split(|byte| *byte == b';').next(),
+        _ => None,
+    };
+    if essence.is_some_and(|essence| essence.trim_ascii().eq_ignore_ascii_case(b"application/json")) {
+        return Ok(());
+    }
+    let message = "the content type of the POST must be application/json";
+    Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message))
+}
+
+/// The header field with the user mark from the page's last `state` event: the user whose values the page posts.
+const SESSION_USER: &str = "session-user";
+
+/// Refuses a page whose user has changed. While the page could not post, another user may have signed in, and the
+/// values of one user must not become the other's.
+fn for_this_user(headers: &HeaderMap, session: &Session) -> Result<(), Refusal> {
+    match headers.get(SESSION_USER) {
+        Some(meant) if meant.as_bytes() != read::user_mark(session.shared()).as_bytes() => Err(Refusal::user_changed()),
+        _ => Ok(()),
     }
 }
 
