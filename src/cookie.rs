@@ -120,10 +120,10 @@ impl CookieTier {
         self
     }
 
-    /// Makes browsers keep a separate cookie for each site that embeds the application (`Partitioned`), also where
+    /// Makes browsers keep a separate cookie for each site that embeds the application (`Partitioned`), even if the
     /// browsers block third-party cookies. Needs [`SameSite::None`].
     ///
-    /// A user has a separate session under each embedding site, and another session where no site embeds the
+    /// A user has a separate session under each embedding site, and another session if no site embeds the
     /// application. A sign-in counts for one of these sessions alone. The sessions don't share session values, but
     /// share the values of the principal.
     ///
@@ -176,12 +176,12 @@ impl CookieTier {
     /// With 3,000 bytes and the default attributes, one value whose name has five bytes, such as `theme`, has room for
     /// this much JSON, in bytes:
     ///
-    /// | declared values | users | the session's value | the user's value |
+    /// | scopes of the declared values | setting that names the user | session's value | user's value |
     /// |---|---|--:|--:|
-    /// | of session scope alone | none, or by `identify` | 1,998 | |
-    /// | of session scope alone | by `identify_by` | 1,742 | |
-    /// | of both scopes | by `identify` | 991 | 990 |
-    /// | of both scopes | by `identify_by` | 735 | 990 |
+    /// | session | none, or `identify` | 1,998 | |
+    /// | session | `identify_by` | 1,742 | |
+    /// | session and principal | `identify` | 991 | 990 |
+    /// | session and principal | `identify_by` | 735 | 990 |
     ///
     /// Each further value takes 12 bytes plus the bytes of its name and of its JSON. A removed value takes 10 bytes
     /// plus the bytes of its name. Three bytes of JSON take four bytes of the header.
@@ -193,9 +193,12 @@ impl CookieTier {
     /// the largest values. A write passes if the write does not make its owner's part larger. A sign-in passes within
     /// [`identity_room`](crate::SessionsBuilder::identity_room).
     ///
-    /// The first declared value of principal scope with copies in the browser halves the session's part. In a session
-    /// that takes more than the half, a sign-in may fail (`TooLarge`) until the session has fewer values. As the user's
-    /// part grows, the oldest values of such a session may stay on the server alone.
+    /// If no declared value of principal scope has copies in the browser, the session's values may take the whole room.
+    /// Otherwise the session and the user have one half each. So a deploy that declares the first such value halves the
+    /// session's part. In an older session whose values take more than this half, a sign-in may fail (`TooLarge`) until
+    /// the application has removed some of the values. If the values of the session and of the user together outgrow
+    /// even the largest cookie (3,800 bytes), the cookie leaves out the oldest values: their only copies are then on
+    /// the server.
     #[must_use]
     pub const fn max_bytes(mut self, bytes: usize) -> Self {
         self.budget = bytes;
@@ -205,9 +208,10 @@ impl CookieTier {
     /// Allows development over plain http: leaves `Secure` out, and names the cookie `session` by default. Browsers
     /// send such a cookie over any connection, and anyone on the way can read and replay the cookie.
     ///
-    /// Without this setting, browsers drop the cookie of a page on plain http, and a sign-in there ends with the next
-    /// request. Chrome and Firefox make an exception for loopback, versions of Safari do not. The layer traces the
-    /// first response that sets the cookie for a POST from such a page, unless the page is on loopback.
+    /// Without this setting the cookie is `Secure`. Browsers drop a `Secure` cookie for a page on plain http, so a
+    /// sign-in on such a page is lost at the next request. On loopback, Chrome and Firefox keep the cookie, and some
+    /// versions of Safari drop the cookie. The layer traces a warning for the first response that sets the cookie after
+    /// a POST of a page on plain http, unless the page is on loopback.
     #[must_use]
     pub const fn plain_http(mut self) -> Self {
         self.plain_http = true;

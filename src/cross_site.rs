@@ -1,7 +1,7 @@
 //! The cross-site rule: does this request come from a page of this application?
 //!
 //! [`CrossSiteRule::check`] is the whole rule, for the writeback, for event streams and for upgrades alike. The rule
-//! trusts two headers that a browser sets and a script can't: `Sec-Fetch-Site`, and `Origin` where the first is
+//! trusts two headers that a browser sets and a script can't: `Sec-Fetch-Site`, and `Origin` if the first is
 //! missing. The rule has no patterns, no exceptions by path and no tokens: elsewhere attacks went around such
 //! exceptions (CVE-2025-47910).
 
@@ -58,12 +58,12 @@ impl CrossSiteRule {
     /// Checks that the request comes from a page of the origin that the request goes to, or of a listed origin, as far
     /// as the browser tells.
     ///
-    /// A listed `Origin` passes by itself. Otherwise `Sec-Fetch-Site`, where it is present, decides alone: the header
-    /// is the browser's own comparison, which no proxy has rewritten. Browsers leave `Sec-Fetch-Site` out on plain http
-    /// and at a WebSocket's handshake, and old browsers leave it out everywhere. Then `Origin` must name the authority
-    /// to which the request was sent.
+    /// A listed `Origin` passes by itself. Otherwise `Sec-Fetch-Site`, if the field is present, decides alone: the
+    /// field is the browser's own comparison, which no proxy has rewritten. Browsers leave `Sec-Fetch-Site` out on
+    /// plain http and at a WebSocket's handshake, and old browsers leave the field out everywhere. Without the field,
+    /// `Origin` must name the authority to which the request was sent.
     ///
-    /// A request with neither header is refused, except where a page of another origin can't have sent such a request:
+    /// A request with neither header is refused, unless a page of another origin can't have sent such a request:
     /// - An upgrade, if `bare_upgrades` is set: browsers send `Origin` with each upgrade, so the client is no browser.
     /// - The `GET` of an `EventSource`: a cross-origin `EventSource` is a CORS request, which carries `Origin`. A page
     ///   of another origin can imitate the same-origin request by a `no-cors` fetch, and its browser withholds the
@@ -100,7 +100,7 @@ impl CrossSiteRule {
     /// Returns whether another site caused a request for which a browser withholds a cookie of this `SameSite` (RFC
     /// 6265bis, 5.2), and how. A browser that withholds the cookie may still hold the cookie.
     ///
-    /// `Sec-Fetch-Site` decides where it is present. Without this header, an `Origin` that fails [`check`](Self::check)
+    /// `Sec-Fetch-Site` decides if it is present. Without this header, an `Origin` that fails [`check`](Self::check)
     /// counts as another site's. A request with neither header counts as a request of no browser: an old browser's
     /// `<img>` passes.
     pub(crate) fn withheld(
@@ -171,7 +171,7 @@ fn is_link(method: &Method, headers: &HeaderMap) -> bool {
 }
 
 /// Returns whether the request was sent to an origin's host and port. The authority of the target comes first: HTTP/2
-/// may have no `Host` at all, and where both exist the target wins (RFC 9112, 3.2.2). Neither tells whether the browser
+/// may have no `Host` at all, and if both exist the target wins (RFC 9112, 3.2.2). Neither tells whether the browser
 /// spoke http or https, so the scheme is `Origin`'s own.
 fn is_addressed_to(origin: &Origin<&str>, uri: &Uri, headers: &HeaderMap) -> bool {
     let authority = match uri.authority() {
@@ -232,7 +232,7 @@ mod tests {
         rule.check(kind, &head.uri, &head.headers)
     }
 
-    /// The values of `Sec-Fetch-Site`, with the decision; `None` where `Origin` decides.
+    /// The values of `Sec-Fetch-Site`, with the decision; `None` if `Origin` decides.
     const SITES: &[(Headers, Option<bool>)] = &[
         (&[], None),
         (&[("sec-fetch-site", "same-origin")], Some(true)),

@@ -48,7 +48,7 @@ impl BuildError {
         self
     }
 
-    /// Returns the part of the configuration that can't work.
+    /// Returns the kind of this error: the part of the configuration that can't work.
     pub const fn kind(&self) -> BuildErrorKind {
         self.kind
     }
@@ -72,7 +72,7 @@ pub struct MissingSession {
     source: Option<TierError>,
 }
 
-/// The cause of a [`MissingSession`].
+/// The kind of a [`MissingSession`]: why the request has no session to load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MissingSessionKind {
@@ -87,7 +87,7 @@ impl MissingSession {
         Self { source: None }
     }
 
-    /// Returns the cause of the error.
+    /// Returns the kind of this error: why the request has no session to load.
     pub const fn kind(&self) -> MissingSessionKind {
         match self.source {
             None => MissingSessionKind::NoLayer,
@@ -95,7 +95,7 @@ impl MissingSession {
         }
     }
 
-    /// Returns the HTTP status with which a handler can answer this error: 500 without a layer, 503 where the store did
+    /// Returns the HTTP status with which a handler can answer this error: 500 without a layer, 503 if the store did
     /// not answer.
     pub const fn status(&self) -> http::StatusCode {
         match self.kind() {
@@ -138,15 +138,16 @@ pub struct WriteError {
     source: Option<BoxError>,
 }
 
-/// The cause of a [`WriteError`].
+/// The kind of a [`WriteError`]: why the call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WriteErrorKind {
-    /// The session has ended, was renewed by another handle, or may not begin here ([`CloseReason`]): HTTP 409.
+    /// The session has ended, was renewed by another handle, or can't begin in this request ([`CloseReason`]): HTTP
+    /// 409.
     Closed,
     /// Other writers have changed the same record first, over a store for a second: HTTP 409, worth a retry.
     Contended,
-    /// The value is not valid, can't be encoded as JSON, has JSON that does not decode again, or may not be written by
+    /// The value is not valid, can't be encoded as JSON, has JSON that does not decode again, or can't be written by
     /// this method; or the method needs another kind of handle: HTTP 422. The source is the error of `validate`, or
     /// serde's error of encoding.
     Invalid,
@@ -185,7 +186,7 @@ impl WriteError {
         self
     }
 
-    /// Returns the cause of the error.
+    /// Returns the kind of this error: why the call failed.
     pub const fn kind(&self) -> WriteErrorKind {
         self.kind
     }
@@ -264,7 +265,7 @@ impl CloseReason {
     pub(crate) fn sentence(self) -> String {
         let (name, meaning) = self.name_and_meaning();
         match self {
-            Self::CrossSite | Self::Ambiguous => format!("no session may begin in this request: {name} ({meaning})"),
+            Self::CrossSite | Self::Ambiguous => format!("this request can't begin a session: {name} ({meaning})"),
             _ => format!("the session is closed: {name} ({meaning})"),
         }
     }

@@ -314,7 +314,8 @@ impl Memory {
             }
         }
         self.sweep(now, SWEEP_PER_CALL);
-        // Evict enough for all of a large growth: each evicted record frees at least the size of an empty record.
+        // The maximum number of evictions in this call. The number suffices for a large growth, since each evicted
+        // record frees at least the size of an empty record.
         let most = SWEEP_PER_CALL + grown / size_of::<Record>();
         for _ in 0..most {
             if self.bytes() <= self.max_bytes || !self.evict(now) {
@@ -408,7 +409,8 @@ impl Memory {
             }
             let counted = std::mem::take(&mut record.write().counted);
             bytes += counted as usize;
-            // A principal's record that was never accounted holds nothing, and doesn't count as expired.
+            // A principal's record whose bytes were never counted is empty, so the drop of that record is not counted
+            // as an expiry.
             expired += u64::from(counted > 0);
         }
         self.publish_due(&expiry);

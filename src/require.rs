@@ -22,11 +22,11 @@ use crate::{
     value::SessionValue,
 };
 
-/// Lets a request through only if its session has a value of `V`: the login guard, where `V` is the signed-in user.
+/// Lets a request through only if its session has a value of `V`: the login guard, if `V` is the signed-in user.
 ///
 /// Without the value the inner service isn't called. The answer is 401, or after [`redirect`](Self::redirect) 303 to
 /// the login page. Without a [`LayeredSessionLayer`](crate::LayeredSessionLayer) around the guard, and for a type that
-/// was not declared, the answer is 500. Where a shared store doesn't answer, the answer is 503. Each answer has an
+/// was not declared, the answer is 500. If a shared store doesn't answer, the answer is 503. Each answer has an
 /// empty body, the body type's `Default`.
 ///
 /// The guard stands inside the session layer, and inside a CORS layer: a preflight request brings no cookie, so the
@@ -78,7 +78,7 @@ pub struct RequireLayer<V> {
 }
 
 impl<V: SessionValue> RequireLayer<V> {
-    /// Creates a guard that answers 401 where the value is missing.
+    /// Creates a guard that answers 401 if the value is missing.
     pub const fn new() -> Self {
         Self { login: None, value: PhantomData }
     }

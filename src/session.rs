@@ -123,7 +123,7 @@ impl Session {
     /// # Errors
     ///
     /// [`NoLayer`](crate::MissingSessionKind::NoLayer) without a layer,
-    /// [`Unavailable`](crate::MissingSessionKind::Unavailable) where the shared store does not answer.
+    /// [`Unavailable`](crate::MissingSessionKind::Unavailable) if the shared store does not answer.
     ///
     /// # Cancel safety
     ///
@@ -141,7 +141,7 @@ impl Session {
         }
     }
 
-    /// Returns the session without waiting: `None` without a layer, and where [`load`](Self::load) would wait or fail.
+    /// Returns the session without waiting: `None` without a layer, and if [`load`](Self::load) would wait or fail.
     pub fn from_extensions(extensions: &Extensions) -> Option<Self> {
         Arc::clone(&extensions.get::<LoaderHandle>()?.loader).load_now()
     }
@@ -153,7 +153,7 @@ impl Session {
         self.get().unwrap_or_default()
     }
 
-    /// Returns the chain's answer, or `None` where no tier has one. A copy that is no valid `V` is traced and skipped.
+    /// Returns the chain's answer, or `None` if no tier has one. A copy that is no valid `V` is traced and skipped.
     pub fn get<V: SessionValue>(&self) -> Option<V> {
         self.resolve::<V>().map(|(value, _)| value)
     }
@@ -216,7 +216,7 @@ impl Session {
     /// Writes a value. Once `set` has returned, every read on this node sees the value, every watcher has been
     /// notified, and a shared store has the value. This holds even if the response fails or never arrives.
     ///
-    /// In a chain without memory and without a shared store the handle alone has the value until the response carries
+    /// In a chain with neither memory nor a shared store the handle alone has the value until the response carries
     /// the cookie: a dropped response loses the value.
     ///
     /// A session that a write begins can be lost in two ways:
@@ -232,23 +232,23 @@ impl Session {
     /// A refused write changes nothing:
     ///
     /// - `Invalid` for a value that does not validate, can't be encoded as JSON (the source is serde's error) or has
-    ///   JSON that does not decode again, and for a value that this handle may not write by `set`, such as the identity
+    ///   JSON that does not decode again, and for a value that this handle can't write by `set`, such as the identity
     ///   value.
-    /// - `TooLarge` for a value that the browser could not hold beside the room that is kept for a sign-in.
+    /// - `TooLarge` for a value that the browser could not hold beside the room that is reserved for a later sign-in.
     /// - `Closed` once the [session has ended](crate::guide::login#a-browser-whose-session-was-ended-elsewhere), or
-    ///   where no session may begin ([`CrossSite`](crate::CloseReason::CrossSite),
+    ///   if this request can't begin a session ([`CrossSite`](crate::CloseReason::CrossSite),
     ///   [`Ambiguous`](crate::CloseReason::Ambiguous)).
     /// - `Undeclared` for a type that was not declared.
     /// - `HeadSent` in a chain without memory, once the response head has left.
-    /// - `Contended` where other nodes changed the same record first for a second.
+    /// - `Contended` if other nodes changed the same record first for a second.
     ///
     /// `Unavailable` tells that a shared store did not answer. The store may still have taken the write: the next load
     /// asks the store.
     ///
     /// # Cancel safety
     ///
-    /// A dropped `set` has written the value or has not. With a shared store the store decides, and the next load asks
-    /// the store.
+    /// A dropped `set` has either written the value or changed nothing. With a shared store the store decides, and the
+    /// next load asks the store.
     pub async fn set<V: SessionValue>(&self, value: V) -> Result<(), WriteError> {
         let change = self.written(&value)?;
         let scope = self.shared().node.config.schema.get(change.index).scope;
@@ -258,7 +258,7 @@ impl Session {
     /// Changes a value from its present content, and returns the new content.
     ///
     /// N concurrent calls apply N times. An update is a compare-and-set: the closure may run again, so the closure
-    /// borrows or clones its captures. The update starts from the chain's answer, else from `V::default()`, also where
+    /// borrows or clones its captures. The update starts from the chain's answer, else from `V::default()`, even if
     /// a read-only source failed or was late ([`source_deadline`](crate::SessionsBuilder::source_deadline)).
     ///
     /// Updates of one owner on this node wait for each other. A closure that blocks on another update of the same
@@ -271,8 +271,8 @@ impl Session {
     ///
     /// # Cancel safety
     ///
-    /// As [`set`](Self::set): a dropped `update` has written the closure's result or has not, even if the closure has
-    /// run.
+    /// As [`set`](Self::set): a dropped `update` has either written the closure's result or changed nothing, even if
+    /// the closure has run.
     pub async fn update<V: SessionValue + Default>(
         &self,
         mut update: impl FnMut(&mut V) + Send,
@@ -286,20 +286,20 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set), except `TooLarge`. `Invalid` tells that this handle may not remove the value by `remove`,
+    /// As [`set`](Self::set), except `TooLarge`. `Invalid` tells that this handle can't remove the value by `remove`,
     /// such as the identity value.
     ///
     /// # Cancel safety
     ///
-    /// As [`set`](Self::set): a dropped `remove` has removed the value or has not.
+    /// As [`set`](Self::set): a dropped `remove` has either removed the value or changed nothing.
     pub async fn remove<V: SessionValue>(&self) -> Result<(), WriteError> {
         self.batch().remove::<V>().commit().await
     }
 
     /// Removes a value and returns it, if memory, the cookie or a shared store had a valid copy. Of concurrent calls a
-    /// single call gets the value. Returns `None` where there is nothing to take: without a session, in a session that
-    /// is over, and where no session may begin. A page that takes a message at each request therefore begins no
-    /// session. See [messages](crate::guide::login#questions) in the guide.
+    /// single call gets the value. Returns `None` if there is nothing to take: without a session, in a session that is
+    /// over, and in a request that can't begin a session. A page that takes a message at each request therefore begins
+    /// no session. See [messages](crate::guide::login#questions) in the guide.
     ///
     /// # Errors
     ///
@@ -333,7 +333,7 @@ impl Session {
     }
 
     /// Seals the changes that the browser's cookie lacks into a token, for the page to bring to the writeback endpoint.
-    /// Returns `None` where the cookie lacks nothing, and without a session. Send the token after a write on a socket
+    /// Returns `None` if the cookie lacks nothing, and without a session. Send the token after a write on a socket
     /// or a stream, which can't set a cookie.
     ///
     /// After this handle's own [`destroy`](Self::destroy) on a socket or stream, the token removes the browser's
@@ -396,7 +396,7 @@ pub struct ValueSource {
 }
 
 impl ValueSource {
-    /// The tier's name: `memory`, `cookie`, `default` (also where `V::default()` answers), or the name of a source.
+    /// The tier's name: `memory`, `cookie`, `default` (also for `V::default()`), or the name of a source.
     pub const fn tier(&self) -> &'static str {
         self.tier
     }

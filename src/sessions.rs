@@ -68,8 +68,9 @@ impl Sessions {
         SessionsBuilder::default()
     }
 
-    /// Loads the session of a request from the extensions that a layer of these sessions has filled, even if another
-    /// session layer lies inside.
+    /// Loads the session of a request from the extensions that a layer of these sessions has filled. A request may pass
+    /// through layers of several [`Sessions`]: this method takes the layer of these sessions, and [`Session::load`]
+    /// takes the innermost layer.
     ///
     /// # Errors
     ///
@@ -104,8 +105,8 @@ impl Sessions {
     /// "Before" and "later" mean the order of events on this node, whatever steps its clock makes. For a session of
     /// another node that this node has not seen yet, the clocks of the two nodes decide:
     ///
-    /// - Where the other node's clock is ahead, the call misses sign-ins there shortly before the call.
-    /// - Where this node's clock is ahead, the call also ends sign-ins there shortly after the call.
+    /// - If the other node's clock is ahead, the call misses sign-ins there shortly before the call.
+    /// - If this node's clock is ahead, the call also ends sign-ins there shortly after the call.
     ///
     /// "Shortly" is the difference of the clocks, at most [`max_skew`](crate::SessionsBuilder::max_skew). A second call
     /// after that time ends the missed sessions. After a restart with a clock that was set back, the clocks decide

@@ -86,7 +86,8 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..EVENTS / 4 {
-                        // Each event comes an interval after another event, so that several threads are due at once.
+                        // The time of each event is one interval after the time of another event, so several threads
+                        // are due at once.
                         let now = Millis(clock.fetch_add(60_000, Ordering::Relaxed));
                         if let Some(left_out) = throttle.due(1, now, MINUTE) {
                             reported.fetch_add(left_out + 1, Ordering::Relaxed);

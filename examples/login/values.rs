@@ -40,7 +40,7 @@ impl SessionValue for Flash {
 }
 
 impl Flash {
-    /// Leaves the message for the next page. `false` where the session has just ended in another browser: such a session
+    /// Leaves the message for the next page. `false` if the session has just ended in another browser: such a session
     /// takes no message.
     pub(crate) async fn leave(self, session: &Session) -> Result<bool, WriteError> {
         match session.set(self).await {

@@ -68,8 +68,8 @@ pub(crate) struct Head {
     pub(crate) issued: Wall,
     pub(crate) idle_deadline: Wall,
     pub(crate) principal: Option<PrincipalTag>,
-    /// The id that the session had before its last renewal or sign-in, for as long as other nodes may not know of that
-    /// change.
+    /// The id that the session had before its last renewal or sign-in, for as long as other nodes might not know of
+    /// that change.
     pub(crate) predecessor: Option<Predecessor>,
 }
 

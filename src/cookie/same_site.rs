@@ -28,8 +28,8 @@ pub enum SameSite {
     /// - [`SameSite`]'s rule for requests of other sites does not apply: a form, a frame or an image of another site
     ///   arrives signed in, or begins a session, and the application itself must tell such requests from its own. The
     ///   writeback, event streams and sockets still refuse other sites.
-    /// - Sockets lose their second guard: `Origin` alone keeps other sites out, so no proxy may remove `Origin`. A
-    ///   client that sends no `Origin` has no session
+    /// - Sockets lose their second guard: `Origin` alone keeps other sites out, so make sure that no proxy removes
+    ///   `Origin`. A client that sends no `Origin` has no session
     ///   ([`upgrades_without_origin`](crate::SessionsBuilder::upgrades_without_origin)).
     /// - Browsers that block third-party cookies drop the cookie, unless the cookie is
     ///   [`partitioned`](crate::CookieTier::partitioned).

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::error::{BuildError, BuildErrorKind};
 
-/// The origins by which browsers know this application, where a proxy rewrites `Host`. None by default.
+/// The origins by which browsers know this application, if a proxy rewrites `Host`. None by default.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PublicOrigins(Vec<Origin<String>>);
 

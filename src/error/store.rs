@@ -20,7 +20,7 @@ pub struct StoreError {
     source: BoxError,
 }
 
-/// The cause of a [`StoreError`].
+/// The kind of a [`StoreError`]: why the store failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StoreErrorKind {
@@ -34,7 +34,7 @@ pub enum StoreErrorKind {
     Timeout,
     /// The connection failed. The store may have made the commit.
     Link,
-    /// Another cause. The store may have made the commit.
+    /// Another failure. The store may have made the commit.
     Other,
 }
 
@@ -60,7 +60,7 @@ impl StoreError {
         self
     }
 
-    /// Returns the cause.
+    /// Returns the kind of this error: why the store failed.
     pub const fn kind(&self) -> StoreErrorKind {
         self.kind
     }
@@ -120,7 +120,7 @@ impl TierError {
         self.tier
     }
 
-    /// Returns the cause.
+    /// Returns the kind of this error: why the store failed.
     pub const fn kind(&self) -> StoreErrorKind {
         self.error.kind
     }

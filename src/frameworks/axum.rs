@@ -38,14 +38,14 @@ impl<S: Sync> OptionalFromRequestParts<S> for Session {
 /// Extracts a value of the session in axum: the chain's answer, else `V::default()`, as [`Session::value`] does.
 ///
 /// `Option<Value<V>>` extracts the chain's answer alone, as [`Session::get`] does, and needs no `Default`.
-/// [`Required`] answers 401 where the value is missing. A handler can't take a bare `V`: axum offers a crate no way to
+/// [`Required`] answers 401 if the value is missing. A handler can't take a bare `V`: axum offers a crate no way to
 /// extract foreign types.
 ///
 /// The extracted value is a copy of that moment. A handler that writes takes the [`Session`].
 ///
 /// # Errors
 ///
-/// [`MissingSession`]: 500 without a layer, 503 where the shared store doesn't answer.
+/// [`MissingSession`]: 500 without a layer, 503 if the shared store doesn't answer.
 ///
 /// ```
 /// use axum::{Router, body::Body, http::Request, routing::get};
@@ -107,7 +107,7 @@ impl<S: Sync, V: SessionValue> OptionalFromRequestParts<S> for Value<V> {
 ///
 /// # Errors
 ///
-/// [`MissingValue`]: 401 without the value, 500 without a layer or for a type that was not declared, 503 where the
+/// [`MissingValue`]: 401 without the value, 500 without a layer or for a type that was not declared, 503 if the
 /// shared store doesn't answer. A handler that takes `Result<Required<V>, MissingValue>` answers by itself.
 ///
 /// ```
@@ -178,7 +178,7 @@ impl MissingValue {
         self.name
     }
 
-    /// Returns 401 without the value; 500 without a layer and for a type that was not declared; 503 where the shared
+    /// Returns 401 without the value; 500 without a layer and for a type that was not declared; 503 if the shared
     /// store doesn't answer.
     pub const fn status(&self) -> StatusCode {
         match &self.cause {

@@ -6,7 +6,7 @@ use ::tonic::Status;
 
 use crate::error::{MissingSession, MissingSessionKind, WriteError, WriteErrorKind};
 
-/// Becomes `internal` without a layer, and `unavailable` where the store does not answer.
+/// Becomes `internal` without a layer, and `unavailable` if the store does not answer.
 impl From<MissingSession> for Status {
     fn from(error: MissingSession) -> Self {
         let status = match error.kind() {
@@ -17,8 +17,8 @@ impl From<MissingSession> for Status {
     }
 }
 
-/// Becomes `aborted` where the session has ended or other writers were faster, `invalid_argument` for an invalid value,
-/// `resource_exhausted` for a write that the browser can't hold, `unavailable` where the store does not answer, and
+/// Becomes `aborted` if the session has ended or other writers were faster, `invalid_argument` for an invalid value,
+/// `resource_exhausted` for a write that the browser can't hold, `unavailable` if the store does not answer, and
 /// `internal` for mistakes of the application.
 impl From<WriteError> for Status {
     fn from(error: WriteError) -> Self {

@@ -171,7 +171,7 @@ impl PartialEq for Value {
     }
 }
 
-/// Writes the value as a text (`text`) where a page would round a number in the value.
+/// Writes the value as a text (`text`) if a page would round a number in the value.
 impl Serialize for Value {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let json = self.answer.as_ref().and_then(|json| (self.normalize)(json).ok());

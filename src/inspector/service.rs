@@ -42,8 +42,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// no value of another session or user, and never an id, a token or a key. The inspector changes nothing.
 ///
 /// Mount the inspector inside a [`LayeredSessionLayer`](crate::LayeredSessionLayer) of the same [`Sessions`]: with
-/// `nest_service("/inspector", ..)` under axum, which strips the path, or with [`mount_path`](Self::mount_path) where
-/// no router strips the path. The page is the same with and without a slash at the end.
+/// `nest_service("/inspector", ..)` under axum, which removes the path, or with [`mount_path`](Self::mount_path) if
+/// no router removes the path. The page is the same with and without a slash at the end.
 ///
 /// ```
 /// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Sessions, SessionInspector};
@@ -104,7 +104,8 @@ impl SessionInspector {
         Self { node: Arc::clone(&sessions.node), prefix: String::new() }
     }
 
-    /// Sets the path of the inspector, such as `/inspector`, where no router strips the path.
+    /// Sets the path at which the application mounts the inspector, such as `/inspector`. Call `mount_path` only if no
+    /// router removes this path before it calls the inspector: axum's `nest_service` does remove the path.
     #[must_use]
     pub fn mount_path(mut self, path: &str) -> Self {
         path.trim_end_matches('/').clone_into(&mut self.prefix);

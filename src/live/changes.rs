@@ -34,7 +34,7 @@ pub enum ChangeEvent {
         /// The write's version.
         version: Version,
         /// The node that wrote the value: this node or another. An action that must run on a single node for each write
-        /// runs where the origin is [`Local`](ChangeOrigin::Local).
+        /// runs only if the origin is [`Local`](ChangeOrigin::Local).
         origin: ChangeOrigin,
     },
     /// A value was removed; computed tiers answer from now on.

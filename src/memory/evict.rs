@@ -8,7 +8,7 @@ use crate::{record::state::Kind, sync::atomic::Ordering, time::Millis};
 /// The number of clean records in a sample. The least recently used record of the sample is evicted.
 const SAMPLE: usize = 8;
 
-/// The maximum number of records that one call checks where clean records are rare: some 20 µs.
+/// The maximum number of records that one call checks if clean records are rare: some 20 µs.
 const SCAN_LIMIT: usize = 256;
 
 impl Memory {

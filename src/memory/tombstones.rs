@@ -27,7 +27,7 @@ use crate::{
 /// An ended session, by the time since its end.
 #[derive(Clone, Debug)]
 pub(crate) enum EndedSession {
-    /// Ended less than a minute ago: a late request with the id may not begin a session.
+    /// Ended less than a minute ago: a late request with the id must not begin a session.
     Recently(End),
     /// Ended a minute ago or more: a request with the id counts as a request without a cookie, and the id never lives
     /// again.

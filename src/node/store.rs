@@ -115,7 +115,7 @@ impl NodeStore<'_> {
                 None => return Ok(earlier),
             }
         }
-        // The last session lives on, so a success would show a sign-out that did not happen.
+        // The session that the last renewal began may still live, so `Ok` would report a sign-out that did not happen.
         let cause = format!("the session was renewed more than {MAX_RENEWALS} times in a minute");
         Err(TierError::new(self.tier.name(), StoreError::other(cause)))
     }

@@ -135,7 +135,7 @@ pub(crate) struct Oversize {
     pub(super) written: usize,
     /// The maximum that a write of the same values could set.
     pub(super) fits: usize,
-    /// The bytes reserved for a sign-in, if the write would fit without the reserve.
+    /// The bytes reserved for a later sign-in, if the write would fit without the reserve.
     pub(super) stored: Option<usize>,
 }
 
@@ -144,7 +144,7 @@ impl fmt::Display for Oversize {
         let Self { largest, written, fits, stored } = self;
         write!(f, "the write has {written} bytes of JSON, and the browser's cookie has room for {fits}")?;
         if let Some(room) = stored {
-            write!(f, " beside the {room} bytes that are kept for a sign-in")?;
+            write!(f, " beside the {room} bytes that are reserved for a later sign-in")?;
         }
         f.write_str("; the largest values: ")?;
         for (at, (name, bytes)) in largest.iter().enumerate() {

@@ -10,7 +10,7 @@ use crate::{
     version::Version,
 };
 
-/// The lifetime of a session: the idle limit, the absolute limit, and whether the cookie outlives the browser.
+/// The lifetime of a session: the idle lifetime, the absolute lifetime, and whether the cookie outlives the browser.
 ///
 /// [`SessionsBuilder`](crate::SessionsBuilder) configures the lifetime of all sessions;
 /// [`Session::set_lifetime`](crate::Session::set_lifetime) gives a single session another lifetime.
@@ -22,7 +22,7 @@ use crate::{
 ///
 /// let remember_me = Lifetime::new(31 * DAY, 365 * DAY)?;
 /// let public_terminal = Lifetime::new(DAY / 96, DAY / 3)?.until_browser_closes();
-/// assert!(Lifetime::new(2 * DAY, DAY).is_err(), "the idle limit is the longer limit");
+/// assert!(Lifetime::new(2 * DAY, DAY).is_err(), "longer than the absolute lifetime");
 /// # Ok::<_, layered_session::BuildError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,13 +33,13 @@ pub struct Lifetime {
 }
 
 impl Lifetime {
-    /// Returns a lifetime with an idle limit, counted from the last use, and an absolute limit, counted from the
-    /// creation.
+    /// Returns a lifetime from the idle lifetime, counted from the last use, and the absolute lifetime, counted from
+    /// the creation.
     ///
     /// # Errors
     ///
-    /// [`BuildErrorKind::Setting`] if either limit is under a second, or the idle limit is longer than the absolute
-    /// limit (OWASP ASVS 7.3.1 and 7.3.2 require both limits).
+    /// [`BuildErrorKind::Setting`] if either lifetime is under a second, or the idle lifetime is longer than the
+    /// absolute lifetime (OWASP ASVS 7.3.1 and 7.3.2 require both).
     pub fn new(idle: Duration, absolute: Duration) -> Result<Self, BuildError> {
         let refuse = |message| Err(BuildErrorKind::Setting.error(message));
         if idle < Duration::from_secs(1) {
@@ -55,7 +55,7 @@ impl Lifetime {
         Ok(Self { idle, absolute, ends_with_browser: false })
     }
 
-    /// Ends the cookie when the browser closes (no `Max-Age`). The server's limits still apply.
+    /// Ends the cookie when the browser closes (no `Max-Age`). The idle and the absolute lifetime still apply.
     #[must_use]
     pub const fn until_browser_closes(mut self) -> Self {
         self.ends_with_browser = true;
@@ -279,7 +279,7 @@ pub(crate) enum Successor {
 }
 
 impl End {
-    /// Whether the end is so recent that a late request with this id may not begin a session.
+    /// Whether the end is so recent that a late request with this id must not begin a session.
     pub(crate) fn is_recent(&self, now: Millis) -> bool {
         now < self.at.after(FENCE)
     }
@@ -290,7 +290,7 @@ impl End {
     }
 }
 
-/// The time in which a request with an ended id may not begin a session, so that a late request with the old cookie
+/// The time in which a request with an ended id must not begin a session, so that a late request with the old cookie
 /// can't undo a sign-in.
 pub(crate) const FENCE: Duration = Duration::from_secs(60);
 

@@ -47,7 +47,7 @@ impl StoredValue {
     }
 }
 
-/// The rule by which memory, the cookie or a shared store answers where several have a copy.
+/// The rule by which memory, the cookie or a shared store answers if several have a copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Resolution {

@@ -126,7 +126,7 @@ async fn commit_here(
             begin_with(shared, &[], now).await?;
         }
         if shared.is_principal_only() {
-            // Writes as a job does: no session may begin here, so no cookie of this browser keeps a copy.
+            // Writes as a job does: this request must not begin a session, so no cookie of this browser keeps a copy.
             if shared.node.store.is_none() && shared.node.memory.is_none() {
                 return Err(WriteError::closed(CloseReason::CrossSite).into());
             }
@@ -345,7 +345,7 @@ impl From<CommitRejected> for WriteError {
     }
 }
 
-/// The time in which a write over a store is repeated that other writers outdate.
+/// The time for which a write over a store is repeated after other writers have outdated the write.
 const CONTENTION: Duration = Duration::from_secs(1);
 
 /// The maximum number of losses without a store, where no write sleeps.
@@ -354,7 +354,7 @@ const MAX_LOCAL_LOSSES: u32 = 32;
 /// The longest sleep between two attempts, in milliseconds.
 const MAX_BACKOFF: u64 = 32;
 
-/// The attempts of a write that other writers may outdate.
+/// The attempts of a write that other writers may outdate. A *loss* is an outdated attempt.
 ///
 /// From the second loss on, the write sleeps for a random time before the next attempt, over a shared store. Without the
 /// sleep the node of the last write would win again and again, since its memory knows the newest version first.

@@ -189,7 +189,7 @@ pub(super) async fn end_other_sessions(shared: &SessionShared) -> Result<(), Wri
 
 /// # Errors
 ///
-/// `NoMemory` where no tier would know at the next request that a principal's sessions have ended.
+/// `NoMemory` if no tier would know at the next request that a principal's sessions have ended.
 pub(crate) fn check_ends_kept(shared: &SessionShared) -> Result<(), WriteError> {
     if shared.node.memory.is_none() {
         let message = "the memory tier keeps the end of a user's sessions, and this chain has no memory tier: add \
@@ -298,7 +298,7 @@ fn stored_successor(shared: &SessionShared, now: Millis) -> Option<OwnerId> {
 
 /// Returns the last successor of this handle's renewed session.
 ///
-/// Each step from an id to its successor must be less than a minute old. A record notes a successor only where the same
+/// Each step from an id to its successor must be less than a minute old. A record notes a successor only if the same
 /// principal was signed in before and after.
 fn renewed_session(shared: &SessionShared, now: Millis) -> Option<RenewedSession> {
     let memory = shared.node.memory.as_ref()?;

@@ -11,7 +11,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// `Closed` once the session has ended, and where no session may begin. Without a session `touch` does nothing.
+    /// `Closed` once the session has ended, and if this request can't begin a session. Without a session `touch` does
+    /// nothing.
     ///
     /// # Cancel safety
     ///
@@ -62,8 +63,8 @@ impl Session {
     ///
     /// # Cancel safety
     ///
-    /// A dropped call has set the lifetime or has not. The call waits only for another sign-in, renewal, sign-out or
-    /// first write of this handle.
+    /// A dropped call has either set the lifetime or changed nothing. The call waits only for another sign-in, renewal,
+    /// sign-out or first write of this handle.
     pub async fn set_lifetime(&self, lifetime: Lifetime) -> Result<(), WriteError> {
         lifecycle::set_lifetime(self.shared(), lifetime).await
     }
@@ -74,29 +75,31 @@ impl Session {
     /// a browser that does not get the new id has lost its session.
     ///
     /// Without a session `renew` does nothing: no attacker could have planted an id. After this handle's own
-    /// [`destroy`](Self::destroy) `renew` begins a new, empty session, also where the session had ended elsewhere
+    /// [`destroy`](Self::destroy) `renew` begins a new, empty session, even if the session had ended elsewhere
     /// before.
     ///
     /// # Errors
     ///
     /// - `Closed` once the session has ended otherwise: of two renewals at once the second gets `Closed(Renewed)`.
-    ///   `Closed` too where no session may begin: another site caused the request, or the request brought tokens of
-    ///   several sessions.
-    /// - `HeadSent` where the response head has left, on a socket or in a stream: no cookie can follow. See
+    ///   `Closed` too if the request can't begin a session: another site caused the request, or the request brought
+    ///   tokens of several sessions.
+    /// - `HeadSent` if the response head has left, on a socket or in a stream: no cookie can follow. See
     ///   [`renew_by_page`](Self::renew_by_page).
     /// - `Invalid` on a job's handle.
-    /// - `Unavailable` where a shared store did not answer, or did not take the renewed session.
+    /// - `Unavailable` if a shared store did not answer, or did not take the renewed session.
     ///
     /// # Cancel safety
     ///
-    /// A dropped `renew` has moved the session or has not. With a shared store, a `renew` that is dropped while the
-    /// store ends the old id may have ended the session: the user signs in again.
+    /// A dropped `renew` has either moved the session or changed nothing. With a shared store, a third outcome is
+    /// possible for a `renew` that is dropped while the store ends the old id: the session has ended, and the user must
+    /// sign in again.
     pub async fn renew(&self) -> Result<(), WriteError> {
         lifecycle::renew(self.shared()).await
     }
 
-    /// Begins a renewal for the page to bring, where the response head has left: on a socket, in a stream or in a task.
-    /// The page posts the renewal's token to the writeback endpoint, and the session moves to its new id there.
+    /// Begins a renewal for the page to bring, for a handle whose response head has left: on a socket, in a stream or
+    /// in a task. The page posts the renewal's token to the writeback endpoint, and the session moves to its new id
+    /// there.
     ///
     /// Grant the rights that come with the renewal by [`with`](RenewByPage::with). Never `set` a right on a socket: the
     /// old id would have the right too, and an attacker may hold a cookie of the old id.
@@ -134,20 +137,21 @@ impl Session {
     ///
     /// As [`set`](Self::set). A user value beyond the room that
     /// [`identity_room`](crate::SessionsBuilder::identity_room) keeps may be `TooLarge` for a full session; a smaller
-    /// user value is not. `Undeclared` where `identify_by` names another type or none; `HeadSent` where the response
+    /// user value is not. `Undeclared` if `identify_by` names another type or none; `HeadSent` if the response
     /// head has left; `Invalid` on a job's handle. The sign-in first reads the user's record from a shared store: while
     /// the store does not answer, no sign-in succeeds.
     ///
     /// # Cancel safety
     ///
-    /// A dropped sign-in has signed the user in or has not: see [`SignIn`].
+    /// A dropped sign-in has either signed the user in or changed nothing, with two exceptions over a shared store: see
+    /// [`SignIn`].
     pub fn sign_in<V: SessionValue>(&self, user: V) -> SignIn<'_> {
         SignIn::new(self, &user)
     }
 
     /// Signs out: another name of [`destroy`](Self::destroy).
     ///
-    /// Write a message for the next page into a new session, also where the
+    /// Write a message for the next page into a new session, even if the
     /// [session had ended elsewhere](crate::guide::login#a-browser-whose-session-was-ended-elsewhere):
     ///
     /// ```
@@ -190,29 +194,29 @@ impl Session {
     /// [`renew`](Self::renew) or [`sign_in`](Self::sign_in) afterwards. The principal's own values stay. Without a
     /// session, or with a session that is over, `destroy` ends nothing.
     ///
-    /// In a chain without memory and without a shared store only the removal of the cookie ends the session: a copy of
+    /// In a chain with neither memory nor a shared store only the removal of the cookie ends the session: a copy of
     /// the cookie opens until it expires.
     ///
-    /// Where the response head has left, the session ends at once, and [`relay`](Self::relay) of this handle gives the
+    /// If the response head has left, the session ends at once, and [`relay`](Self::relay) of this handle gives the
     /// removal of the cookie for the page to bring. All orders of this handle ([`SignIn::by_page`],
     /// [`renew_by_page`](Self::renew_by_page)) become void.
     ///
     /// For a minute after a renewal by another request, a sign-out with the old id ends the renewed session. This holds
-    /// on the node of the renewal and, over a shared store, on every node, and only where the same user was signed in
+    /// on the node of the renewal and, over a shared store, on every node, and only if the same user was signed in
     /// before and after the renewal. With `identify`, this holds on the node of the renewal alone, and the request must
     /// be of the same user too. A session that a sign-in began stays.
     ///
     /// # Errors
     ///
-    /// - `Closed` where the request brought cookies of several sessions, so that the user's own session is not known:
+    /// - `Closed` if the request brought cookies of several sessions, so that the user's own session is not known:
     ///   all of these sessions live on.
-    /// - `Unavailable` where a shared store did not answer: the session may live on.
+    /// - `Unavailable` if a shared store did not answer: the session may live on.
     /// - `HeadSent` in a chain without memory, once the response head has left.
     ///
     /// # Cancel safety
     ///
-    /// A dropped `destroy` has ended the session or has not. With a shared store the store decides, and some orders of
-    /// this handle may be void already: call `destroy` again.
+    /// A dropped `destroy` has either ended the session or left the session alive. With a shared store the store
+    /// decides, and some orders of this handle may be void already: call `destroy` again.
     pub async fn destroy(&self) -> Result<(), WriteError> {
         end::destroy(self.shared()).await
     }
@@ -223,7 +227,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// - `Invalid` where no user is signed in, and on a job's handle (see
+    /// - `Invalid` if no user is signed in, and on a job's handle (see
     ///   [`Sessions::end_all_sessions`](crate::Sessions::end_all_sessions)).
     /// - `NoMemory` in a chain without a memory tier, before anything has changed.
     /// - `Closed` once the session has ended, and the errors of `destroy`.

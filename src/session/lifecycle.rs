@@ -31,7 +31,7 @@ pub(super) enum Site {
 
 /// # Errors
 ///
-/// `HeadSent` where no response is left that could bring another cookie to the browser, and `Invalid` on a job's
+/// `HeadSent` if no response is left that could bring another cookie to the browser, and `Invalid` on a job's
 /// handle.
 pub(super) fn check_can_set_cookie(shared: &SessionShared) -> Result<(), WriteError> {
     if matches!(shared.binding(), Binding::PrincipalOnly) {
@@ -68,8 +68,8 @@ pub(super) async fn renew_with(shared: &SessionShared, start: &SessionStart<'_>)
     }
 }
 
-/// Begins a session where none lives. The caller has held [`SessionShared::lifecycle_lock`] since before it looked for
-/// a session: no first write of a clone begins a session of its own meanwhile.
+/// Begins a session for a handle without a living session. The caller has held [`SessionShared::lifecycle_lock`] since
+/// before it looked for a session: no first write of a clone begins a session of its own meanwhile.
 pub(super) async fn begin_session(
     shared: &SessionShared,
     start: &SessionStart<'_>,
@@ -91,7 +91,7 @@ pub(super) async fn begin_session(
     if let Some(key) = shared.request_token.key
         && let Kind::Session { life, .. } = &mut record.write().kind
     {
-        // Other nodes may not know yet that the request's id has ended: the next cookie names the id as the
+        // Other nodes might not know yet that the request's id has ended: the next cookie names the id as the
         // predecessor, and so ends the id there.
         life.set_predecessor(Predecessor { id: SessionId::from_bytes(key.0), shares_end: false });
     }
@@ -101,7 +101,7 @@ pub(super) async fn begin_session(
     Ok(())
 }
 
-/// Whether a sign-in may begin a session where the handle's own session is over or refused.
+/// Whether a sign-in may begin a session if the handle's own session is over or refused.
 pub(super) fn may_be_followed(shared: &SessionShared, site: Site) -> bool {
     match shared.binding() {
         Binding::Fenced(_) => true,

@@ -62,8 +62,8 @@ pub(super) async fn job(node: &Arc<Node>, principal: Principal) -> Result<Sessio
     shared.computed = answers.into();
     load_principal(&shared, node.now()).await?;
     if node.store.is_none() && node.memory.is_none() {
-        // A job has no response whose cookie could keep a write: without memory and a store the write would be lost at
-        // once.
+        // A job has no response whose cookie could keep a write. In a chain with neither memory nor a store the write
+        // would thus be lost at once: the flag makes each write of the job fail with `HeadSent`.
         shared.flags.head_sent.set();
     }
     Ok(shared)

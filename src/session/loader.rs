@@ -334,8 +334,8 @@ impl Loader {
                     loader.keep(load::run(head, known, answers).await?);
                 }
             }
-            // The handle is created only after the load. If the response head has left during the load, the new handle
-            // marks the session as a session whose cookie can't follow.
+            // The handle is created only after the load. If the response head has left during the load, the creation of
+            // the handle records that no response can carry a cookie of this session any more.
             Ok(Session::new(Arc::clone(loader)))
         })
     }

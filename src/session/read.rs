@@ -59,7 +59,7 @@ pub(crate) enum Access {
 pub(crate) struct SeenValue {
     pub(crate) index: ValueIndex,
     pub(crate) version: Version,
-    /// The number of the change in its record. Where two nodes wrote at the same version, the copy with the greater
+    /// The number of the change in its record. If two nodes wrote at the same version, the copy with the greater
     /// bytes replaces the other copy: the version stays, and this number rises.
     pub(crate) change: u32,
     pub(crate) is_value: bool,
@@ -111,7 +111,7 @@ pub(crate) fn stored(shared: &SessionShared, index: ValueIndex, now: Millis, acc
     }
 }
 
-/// Looks at a value for a watch. One write may wake thousands of watches, so a look takes a single lock where one
+/// Looks at a value for a watch. One write may wake thousands of watches, so a look takes a single lock if one
 /// record decides.
 ///
 /// # Errors

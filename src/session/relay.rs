@@ -175,7 +175,7 @@ impl OpenedRelay {
 
 /// # Errors
 ///
-/// `Closed(CrossSite)` where a token may not give its session to a browser without the cookie: such a token begins a
+/// `Closed(CrossSite)` if a token must not give its session to a browser without the cookie: such a token begins a
 /// session in the browser.
 pub(super) fn check_minting(shared: &SessionShared, page: PageOrigin) -> Result<(), RelayRefused> {
     if page == PageOrigin::Listed || matches!(shared.binding(), Binding::CrossSite(_)) {
@@ -200,7 +200,7 @@ pub(super) fn take_changes(
     shared.check_revoked(record, now).map_err(RelayRefused::Closed)
 }
 
-/// Returns the record of an opened token's session, on a node that may not know the session yet. A shared store
+/// Returns the record of an opened token's session, on a node that might not know the session yet. A shared store
 /// decides whether the session exists; the store's values are read later, when they are needed.
 pub(super) async fn find_token_record(
     shared: &SessionShared,

@@ -60,7 +60,7 @@ pub(crate) fn refresh_interval(shared: &SessionShared) -> Option<Duration> {
 }
 
 /// Returns whether the page has anything to bring. The page brings a change until a request has shown that the browser
-/// has the change, and brings a mere use only where no later token tells of the use.
+/// has the change, and brings a mere use only if no later token tells of the use.
 fn lacks_changes(shared: &SessionShared, record: &Arc<Record>, now: Millis) -> bool {
     let is_current = |cookie| cookie_out::cookie_contents_of(shared, record, now).is_held_by(cookie);
     let cookie = shared.request_token.cookie.as_ref();
@@ -129,7 +129,7 @@ pub(super) fn order(
     let adopts = adopts.iter().map(|index| shared.node.config.schema.get(*index).name.into()).collect();
     let (begun, birth) = (vec![planned.id], planned.birth);
     let order = Order { turn, named, no_cookie, begun, birth, adopts };
-    // Where no session lives, the principal from the request's head is signed in.
+    // If no session lives, the principal from the request's head is signed in.
     let bare = |until| {
         let principal = shared.head_principal.as_ref().map(|principal| principal.owner.tag());
         bare_payload(shared, &order, principal, until, now)

@@ -124,7 +124,7 @@ fn swap_records(
 
 /// # Errors
 ///
-/// `TooLarge` where the values to write do not fit beside the values that the new session keeps.
+/// `TooLarge` if the values to write do not fit beside the values that the new session keeps.
 pub(super) fn successor_state(
     shared: &SessionShared,
     state: &State,

@@ -51,7 +51,7 @@ pub(crate) enum Binding {
     /// The request has no session yet, and a write begins a session.
     Anonymous,
     Live(Arc<Record>),
-    /// The request's id ended within the last minute. The request has no session, and a plain write may not begin a
+    /// The request's id ended within the last minute. The request has no session, and a plain write must not begin a
     /// session.
     Fenced(CloseReason),
     /// Another site caused the request, which has no session and gets none.
@@ -295,9 +295,9 @@ impl SessionShared {
     }
 
     /// Runs `look` on the record of the handle's session, if the binding alone decides about values of this scope: the
-    /// session is neither fenced nor refused, and no principal's sessions were ended since the last check. For values
-    /// of principal scope no user may be signed in: then the session owns the values. The lock on the binding keeps
-    /// this handle from a sign-in meanwhile.
+    /// session is neither fenced nor refused, and no principal's sessions were ended since the last check. The binding
+    /// decides about values of principal scope only if no user is signed in: then the session owns the values. The lock
+    /// on the binding keeps this handle from a sign-in meanwhile.
     pub(super) fn with_session_record<T>(&self, scope: Scope, look: impl FnOnce(&Arc<Record>) -> T) -> Option<T> {
         let settled = self.revocations.load(Ordering::Relaxed) == self.node.revocations.load(Ordering::Acquire);
         if !settled {
@@ -336,8 +336,8 @@ impl SessionShared {
         if let Some(principal) = self.principal(now) {
             self.hold_principal(&principal, now);
             // Subscribes to the record that is held now, since a clone may have replaced the record that
-            // `hold_principal` held. A record leaves the slot under this lock, and is unsubscribed from afterwards: no
-            // subscription stays behind.
+            // `hold_principal` held. A clone takes a record out of `principal` only under this lock, and unsubscribes
+            // from the record after that. So no subscription stays behind.
             if let Some(held) = &*self.lazy().principal.lock() {
                 held.extras().subscribers.subscribe(wakers);
             }

@@ -13,7 +13,8 @@ use crate::{
     value::{self, Scope, SessionValue, ValueIndex},
 };
 
-/// A sign-in under way: await it, or let the page bring it with [`by_page`](Self::by_page). See [`Session::sign_in`].
+/// The sign-in that [`Session::sign_in`] prepares. Await the sign-in, or let the page bring the sign-in with
+/// [`by_page`](Self::by_page).
 ///
 /// ```
 /// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions, Principal};
@@ -42,9 +43,10 @@ use crate::{
 ///
 /// # Cancel safety
 ///
-/// A dropped sign-in has signed the user in or has not, and does nothing before it is polled. With a shared store, a
-/// sign-in that is dropped while the store works may have signed the user in without the [adopted](Self::adopt) values,
-/// or have ended the old session without beginning the new session: the user signs in again.
+/// A sign-in changes nothing before the first poll. A dropped sign-in has either signed the user in or changed nothing.
+/// With a shared store, two further outcomes are possible for a sign-in that is dropped while the store works: the user
+/// is signed in without the [adopted](Self::adopt) values, or the old session has ended and no new session has begun.
+/// After the second outcome the user must sign in again.
 #[must_use = "no user is signed in until the sign-in is awaited, or its `by_page` token is brought"]
 #[derive(Debug)]
 pub struct SignIn<'a> {
@@ -102,7 +104,7 @@ impl<'a> SignIn<'a> {
         self
     }
 
-    /// Signs the user in also where another site caused the request and the browser may have withheld the cookie: for
+    /// Signs the user in even if another site caused the request and the browser may have withheld the cookie: for
     /// the `form_post` of SAML and OpenID Connect, and under [`SameSite::Strict`](crate::SameSite::Strict) for any
     /// answer of an identity provider. Elsewhere the setting changes nothing, and a cross-site upgrade stays refused.
     ///
@@ -114,8 +116,8 @@ impl<'a> SignIn<'a> {
         self
     }
 
-    /// Returns the sign-in as a token for the page to bring (an *order*), where the response head has left: on a
-    /// socket, in a stream or in a task.
+    /// Returns the sign-in as a token for the page to bring (an *order*), for a handle whose response head has left: on
+    /// a socket, in a stream or in a task.
     ///
     /// The page brings the token to [`SessionWriteback`](crate::SessionWriteback), as the hook does with every
     /// [`RelayToken`], and the response to this request signs the user in. Until then nothing has changed. The order is
@@ -167,9 +169,9 @@ impl<'a> RenewByPage<'a> {
     ///
     /// # Errors
     ///
-    /// `Closed` once the session has ended, `TooLarge` where the granted values would not fit the browser or an order
-    /// of 12 KiB, `Undeclared`, `NoMemory` on a chain without memory, and `Invalid` where there is no session to renew,
-    /// where a granted value may not be written, or where the handle has given orders for eight users already.
+    /// `Closed` once the session has ended, `TooLarge` if the granted values would not fit the browser or an order of
+    /// 12 KiB, `Undeclared`, `NoMemory` on a chain without memory, and `Invalid` if there is no session to renew, if a
+    /// granted value can't be written by `with`, or if the handle has given orders for eight users already.
     pub fn token(self) -> Result<RelayToken, WriteError> {
         relay_out::order(self.session.shared(), None, self.grants?, &[])
     }

@@ -28,7 +28,7 @@ pub(super) struct SignInRequest<'a> {
     pub(super) grants: &'a [Mutation],
     pub(super) adopt: &'a [ValueIndex],
     pub(super) planned: Option<PlannedSession>,
-    /// Whether a session may begin where none lives any more.
+    /// Whether a session may begin if none lives any more.
     pub(super) may_begin: bool,
 }
 
@@ -37,7 +37,7 @@ struct SignInPlan {
     principal: Option<Arc<ResolvedPrincipal>>,
     /// The principal's record, read from the store; `None` without a store.
     loaded: Option<Arc<Record>>,
-    /// The session that moves to a new id; `None` where a session begins.
+    /// The session that moves to a new id; `None` if a session begins.
     before: Option<Arc<Record>>,
     /// The principal's sessions up to this version have ended.
     above: Version,

@@ -150,9 +150,10 @@ impl SessionsBuilder {
     /// Keeps bytes of the session's part of the cookie for the identity value (`identify_by`), so that a full session
     /// can sign in. The default is 256 bytes. A value takes 12 bytes plus the bytes of its name and of its JSON.
     ///
-    /// An ordinary write that would need a part of this room is refused (`TooLarge`). A sign-in whose identity value
-    /// and granted values together fit the room is never too large, however full the session is. A larger identity
-    /// value may be refused. No room is kept without `identify_by`, or if browsers do not carry the identity value.
+    /// An ordinary write that would need a part of this room is refused (`TooLarge`). A sign-in is never too large,
+    /// however full the session is, if the identity value and the values of [`SignIn::with`](crate::SignIn::with)
+    /// together fit the room. A larger identity value may be refused. No room is kept without `identify_by`, or if
+    /// browsers do not carry the identity value.
     pub const fn identity_room(mut self, bytes: usize) -> Self {
         self.identity_room = bytes;
         self
@@ -221,7 +222,7 @@ impl SessionsBuilder {
         self
     }
 
-    /// Sets the rule by which memory, the cookie or a shared store answers where several have a copy.
+    /// Sets the rule by which memory, the cookie or a shared store answers if several have a copy.
     pub const fn resolution(mut self, resolution: Resolution) -> Self {
         self.resolution = resolution;
         self
@@ -235,8 +236,8 @@ impl SessionsBuilder {
 
     /// Adds public origins such as `https://app.example`, under which browsers know the application, for proxies that
     /// rewrite `Host`. The cross-site rule of the writeback and of upgrades accepts these origins beside the request's
-    /// own authority, whatever the value of `Sec-Fetch-Site`. No proxy may remove or blank `Origin`, which the rule
-    /// reads.
+    /// own authority, whatever the value of `Sec-Fetch-Site`. The rule reads `Origin`: make sure that no proxy removes
+    /// or blanks this field.
     ///
     /// A page of a listed origin on another site begins no session under `Lax` or `Strict`: the browser withholds the
     /// cookie from its requests, and the writeback answers 409. Serve such a page from the same site, or set
@@ -247,13 +248,14 @@ impl SessionsBuilder {
         self
     }
 
-    /// Lets an upgrade that carries neither `Origin` nor `Sec-Fetch-Site` have its session under
-    /// [`SameSite::None`](crate::SameSite::None) too: for WebSocket clients that are no browsers. Under `Lax` and
-    /// `Strict` such an upgrade always has its session, since every browser sends `Origin` with a WebSocket (RFC 6455,
-    /// 4.1).
+    /// Gives an upgrade its session under [`SameSite::None`](crate::SameSite::None) even if the upgrade carries neither
+    /// `Origin` nor `Sec-Fetch-Site`: for WebSocket clients that are no browsers. By default such an upgrade has no
+    /// session under `None`. Under `Lax` and `Strict` such an upgrade has its session without this setting, since every
+    /// browser sends `Origin` with a WebSocket (RFC 6455, 4.1).
     ///
-    /// Under `None` a browser sends the cookie with the sockets of every site, and `Origin` alone tells the sites
-    /// apart. No proxy in front may remove or blank `Origin`: a page of any site could then open the user's socket.
+    /// Under `None` a browser sends the cookie with the sockets of every site, and only `Origin` shows which site
+    /// opened a socket. Make sure that no proxy removes `Origin`. If a proxy removes the field, a page of any site can
+    /// open a socket with the user's session.
     pub const fn upgrades_without_origin(mut self) -> Self {
         self.upgrades_without_origin = true;
         self
@@ -267,7 +269,7 @@ impl SessionsBuilder {
     /// `Vary: Cookie` alone a shared cache may answer a request with the same cookie by a copy from before a write, or
     /// from before a sign-out elsewhere.
     ///
-    /// The response has `Vary: Cookie` in both cases, and no cache may store a response with a cookie of ours.
+    /// The response has `Vary: Cookie` in both cases, and a response with a cookie of ours has `no-store`.
     pub const fn without_cache_control(mut self) -> Self {
         self.reads = Reads::Vary;
         self

@@ -38,7 +38,8 @@ impl ManualClock {
         Self(Arc::new(Mutex::new(Hands { now, passed: Duration::ZERO, sleeping: Vec::new() })))
     }
 
-    /// Lets a span pass by both clocks, and wakes the sleeping futures.
+    /// Moves both clocks (wall and monotonic) forward by `span`, and wakes all futures that sleep on this clock. A
+    /// future whose sleep is not over yet sleeps on.
     pub fn advance(&self, span: Duration) {
         let sleeping = {
             let mut hands = lock(&self.0);

@@ -184,7 +184,7 @@ impl<B> TestSession<B> {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the values may have been written or not, and no test has a handle of the session.
+    /// A dropped future may have written the values already. The test has no handle of the session then.
     pub async fn into_request(self) -> Result<Request<B>, TestError> {
         self.prepare().await.map(|(request, _)| request)
     }
@@ -244,7 +244,7 @@ async fn load(extensions: &Extensions) -> Result<Session, TestError> {
 ///
 /// # Cancel safety
 ///
-/// If the future is dropped, the values may have been written or not, and no test has a handle of the session.
+/// A dropped future may have written the values already. The test has no handle of the session then.
 impl<B: Send + 'static> IntoFuture for TestSession<B> {
     type Output = Result<Session, TestError>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;

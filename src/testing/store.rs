@@ -64,21 +64,21 @@ struct Spied {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Operation {
-    /// A read of records.
+    /// A read of one or more records.
     Read,
-    /// A commit that makes a record.
+    /// A commit that creates the record of a new session.
     Create,
-    /// A commit that changes a record.
+    /// A commit that changes an existing record.
     Update,
-    /// A commit that changes a record, or makes the record.
+    /// A commit that changes a record, or creates the record if the store has none.
     Upsert,
-    /// A commit that removes all values of a record.
+    /// A commit that removes all values of a record, except the identity value.
     Clear,
     /// A commit that ends all sessions of a principal.
     Revoke,
-    /// A commit that ends a record.
+    /// A commit that ends a session.
     End,
-    /// A call that keeps records for longer.
+    /// A touch: a call that makes the store keep records for longer.
     Touch,
 }
 
@@ -149,7 +149,7 @@ impl Call {
         &self.owners
     }
 
-    /// The span for which a commit or the first touch asks the store to keep the record; `None` for a read.
+    /// The minimum span for which the store is to keep the record, of several touches the first; `None` for a read.
     pub const fn keep(&self) -> Option<Duration> {
         self.keep
     }
@@ -217,8 +217,10 @@ impl SpyStore {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// Answers the next `writes` writes as outdated, as if another node were faster each time. From the second loss on, the
-    /// write sleeps by the clock of its sessions: with a `ManualClock`, until the test advances the clock.
+    /// Answers the next `writes` commits as outdated, as if another node had changed the record first each time. The
+    /// session repeats an outdated write for a second, and then fails with `Contended`. From the second outdated answer
+    /// on, the session sleeps before it repeats the write, by the clock of its `Sessions`. A
+    /// [`ManualClock`](super::ManualClock) ends the sleep when the test advances the clock.
     ///
     /// ```
     /// use layered_session::testing::SpyStore;
@@ -231,7 +233,7 @@ impl SpyStore {
         lock(&self.0).outdated = writes;
     }
 
-    /// Returns the number of writes that [`outdate`](Self::outdate) still waits for.
+    /// Returns the number of commits that the store will still answer as outdated: see [`outdate`](Self::outdate).
     pub fn left_to_outdate(&self) -> usize {
         lock(&self.0).outdated
     }
@@ -269,8 +271,9 @@ impl SpyStore {
         lock(&self.0).records.clear();
     }
 
-    /// Gives the store a clock: the store then drops a record once the span of each of its commits ([`Commit::keep`])
-    /// has passed. Without a clock the store's time stands still, and the store keeps records for ever.
+    /// Gives the store a clock. The store then drops a record once the keep time of every commit ([`Commit::keep`]) and
+    /// every touch ([`Touch::keep`]) of that record has passed. Without a clock the store's time stands still, and the
+    /// store keeps records for ever.
     pub fn expire_by(self, clock: impl Clock) -> Self {
         lock(&self.0).clock = Some(Arc::new(clock));
         self
@@ -351,7 +354,7 @@ impl Spied {
     ///
     /// # Errors
     ///
-    /// Where the script fails the call.
+    /// If the script fails the call.
     fn begin(&mut self, call: Call) -> Result<(), StoreError> {
         self.calls.push(call);
         match self.failing {

@@ -59,7 +59,8 @@ impl StoredRecord {
         self.newest
     }
 
-    /// The version up to which all sessions of the principal have ended; [`Version::ZERO`] for a session.
+    /// In a principal's record: every session of the principal whose birth (the version at which the session got its
+    /// id) is not newer than this version has ended. In a session's record: always [`Version::ZERO`].
     pub const fn not_before(&self) -> Version {
         self.not_before
     }
@@ -92,7 +93,8 @@ impl StoredRecord {
         self
     }
 
-    /// Sets the version up to which all sessions of the principal have ended.
+    /// Sets [`not_before`](Self::not_before): every session of the principal whose birth is not newer than `version`
+    /// has ended.
     #[must_use]
     pub const fn with_not_before(mut self, version: Version) -> Self {
         self.not_before = version;
@@ -228,7 +230,8 @@ pub struct StoredLife {
 }
 
 impl StoredLife {
-    /// Creates a lifetime: the absolute deadline, the idle limit, and the version of the change that set the lifetime.
+    /// Creates a lifetime: the absolute deadline, the idle lifetime, and the version of the change that set the
+    /// lifetime.
     pub const fn new(absolute_deadline: SystemTime, idle: Duration, version: Version) -> Self {
         Self { absolute_deadline, idle, ends_with_browser: false, version }
     }
@@ -245,7 +248,7 @@ impl StoredLife {
         self.absolute_deadline
     }
 
-    /// The idle limit.
+    /// The idle lifetime.
     pub const fn idle(&self) -> Duration {
         self.idle
     }
@@ -275,7 +278,8 @@ impl StoredEnd {
         Self { reason, successor: None, at }
     }
 
-    /// Sets the owner of the session that a renewal began.
+    /// Sets the owner of the new session, as given by the commit of kind [`End`](super::CommitKind::End): see
+    /// [`successor`](Self::successor).
     #[must_use]
     pub const fn with_successor(mut self, successor: Option<OwnerId>) -> Self {
         self.successor = successor;
@@ -287,7 +291,8 @@ impl StoredEnd {
         self.reason
     }
 
-    /// The owner of the session that a renewal began.
+    /// The owner of the new session, if a renewal ended this session and a sign-out with the old cookie is to end the
+    /// new session too: see [`End`](super::CommitKind::End). `None` otherwise.
     pub const fn successor(&self) -> Option<OwnerId> {
         self.successor
     }

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn undecodable_value_is_refused() {
+    fn encode_refuses_undecodable_json() {
         assert!(matches!(encode(&Ratio(f64::NAN)), Err(ValueError::NotRoundTrip(_))));
         assert_eq!(decode::<Ratio>(&encode(&Ratio(0.1)).unwrap()).unwrap(), Ratio(0.1));
     }

@@ -309,7 +309,7 @@ impl AcceptedValues {
             }
         }
         if unknown == UnknownNames::Refused && !accepted.ignored.is_empty() {
-            let message = "pages may not write the values in `names`: the server permits a value with `allow`";
+            let message = "pages can't write the values in `names`: the server permits a value with `allow`";
             let refusal = Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "not_allowed", message);
             return Err(refusal.named(accepted.ignored));
         }

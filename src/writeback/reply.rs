@@ -105,7 +105,7 @@ impl Refusal {
     }
 }
 
-/// Answers with the stored names, and with the ignored names where the writeback ignores unknown names.
+/// Answers with the stored names, and with the ignored names if the writeback ignores unknown names.
 pub(super) fn stored(names: &[&str], ignored: Option<&[String]>) -> Response<WritebackBody> {
     #[derive(Serialize)]
     struct Stored<'a> {
@@ -119,8 +119,8 @@ pub(super) fn stored(names: &[&str], ignored: Option<&[String]>) -> Response<Wri
 /// `Cross-Origin-Resource-Policy` of the Fetch standard, which the crate `http` does not name.
 static CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// The header fields of every answer except files. No cache keeps the answer, and no page of another origin may embed
-/// the answer: where the browser sends no Fetch Metadata, a `no-cors` request of such a page, for an image or a script,
+/// The header fields of every answer except files. No cache keeps the answer, and no page of another origin can embed
+/// the answer: if the browser sends no Fetch Metadata, a `no-cors` request of such a page, for an image or a script,
 /// can look like the request of an `EventSource`. A CORS request, as of a listed origin, is not affected.
 static PRIVATE: [(&HeaderName, &str); 3] = [
     (&header::CACHE_CONTROL, "no-store"),

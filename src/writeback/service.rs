@@ -18,8 +18,8 @@ const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::
 /// Accepts posted JSON of allowed values, sends changes to pages as events, and serves the hook.
 ///
 /// Mount the writeback inside a [`LayeredSessionLayer`](crate::LayeredSessionLayer) of the same [`Sessions`]: with
-/// `nest_service("/session", ..)` under axum, which strips the path, or with [`mount_path`](Self::mount_path) where no
-/// router strips the path.
+/// `nest_service("/session", ..)` under axum, which removes the path, or with [`mount_path`](Self::mount_path) if no
+/// router removes the path.
 ///
 /// | request | answer |
 /// |---|---|
@@ -105,7 +105,7 @@ const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::
 /// its events](crate::guide::live_pages#the-hook), and [a socket beside it](crate::guide::live_pages#a-websocket).
 ///
 /// Tabs share one stream: a Web Lock decides which tab holds the stream, and a `BroadcastChannel` carries each event to
-/// the other tabs. Each tab shows only events of its own session and user. Where the browser has no locks (plain http
+/// the other tabs. Each tab shows only events of its own session and user. If the browser has no locks (plain http
 /// to a host other than loopback), each visible tab holds a stream of its own. The hook closes a stream without a
 /// [`heartbeat`](Self::heartbeat) and opens another.
 ///
@@ -274,7 +274,8 @@ impl SessionWriteback {
         Ok(self)
     }
 
-    /// Sets the path of the writeback, such as `/session`, where no router strips the path.
+    /// Sets the path at which the application mounts the writeback, such as `/session`. Call `mount_path` only if no
+    /// router removes this path before it calls the writeback: axum's `nest_service` does remove the path.
     #[must_use]
     pub fn mount_path(mut self, path: &str) -> Self {
         path.trim_end_matches('/').clone_into(&mut self.prefix);

@@ -186,11 +186,8 @@ async fn unlisted_pages_are_refused() -> Result {
 
         outcome("1".to_owned()).await?;
         socket(&shop, &tab).await?;
-        tab.until(
-            "document.title",
-            "no session may begin in this request: cross-site (another site caused the request)",
-        )
-        .await?;
+        tab.until("document.title", "this request can't begin a session: cross-site (another site caused the request)")
+            .await?;
         let seen = shop.requests.last("GET /live").await?;
         assert_eq!((seen.field("origin"), seen.field("cookie").is_some()), (Some(&*origin), cookie));
     }

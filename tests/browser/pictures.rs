@@ -1,5 +1,5 @@
 //! Pictures of a page at desktop and phone width, in both colour schemes, in the folder `screenshots` of the target
-//! directory. No page may overflow its screen.
+//! directory. A page must not overflow its screen.
 
 use std::{fs, path::Path};
 

@@ -1,7 +1,7 @@
 //! The beginning, the renewal and the end of a session.
 //!
 //! - `first_lifetime`: the lifetime with which a session begins
-//! - `lifetimes`: idle and absolute limits of sessions, values and cookies
+//! - `lifetimes`: idle and absolute lifetimes of sessions, values and cookies
 //! - `expiry`: the use that extends a session, and the sweep of expired records
 //! - `clock_skew`: nodes whose clocks differ
 //! - `clock_steps`: a clock that is set back or forward

@@ -4,7 +4,7 @@
 //! - `visits`: the acts of a browser; `turns`: sign-ins and sign-outs that a page brings from its socket
 //! - `values`: values and spans of time; `tokens`: the text of cookies and tokens; `forgery`: forged tokens
 //! - `tiers`: scripted tiers; `trace`: the traces of a test; `waiting`: futures that may or may not wait
-//! - `cluster`: random programs of three nodes; `history`: the acts that no node may do any more
+//! - `cluster`: random programs of three nodes; `history`: the acts that a node must not do any more
 
 mod app;
 mod browser;

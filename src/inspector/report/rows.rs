@@ -97,8 +97,10 @@ fn beside(
             (answer, "has a newer copy, which is not a valid value")
         }
         (COOKIE, _, Some(_)) if answer != TierAnswer::Nothing => (answer, "has a newer copy, but memory comes first"),
-        (COOKIE, _, Some(source @ TierAnswer::Removed(_))) if facts.in_step => (source, "has the same removal"),
-        (COOKIE, _, Some(source)) if facts.in_step => (source, "has the same copy"),
+        (COOKIE, _, Some(source @ TierAnswer::Removed(_))) if facts.in_step => {
+            (source, "has the same removal as memory")
+        }
+        (COOKIE, _, Some(source)) if facts.in_step => (source, "has the same copy as memory"),
         (COOKIE, _, Some(_)) => (answer, "is behind memory: the next response updates the cookie"),
         (_, _, Some(_)) => (answer, "had no newer copy, and has taken over the cookie's copy"),
     };
@@ -141,7 +143,7 @@ mod tests {
         let (value, nothing) = (TierAnswer::Value(Some(NEW)), TierAnswer::Nothing);
         assert_eq!(
             said(&[(MEMORY, value), (COOKIE, nothing)], Some(MEMORY), FACTS),
-            ["memory: value 2.0: answers", "cookie: value 2.0: has the same copy"]
+            ["memory: value 2.0: answers", "cookie: value 2.0: has the same copy as memory"]
         );
         let behind = Facts { in_step: false, ..FACTS };
         assert_eq!(
@@ -167,7 +169,7 @@ mod tests {
             said(&removed, Some("tenant"), FACTS),
             [
                 "memory: removed 2.0: has the removal of this value: only a source or a default can answer",
-                "cookie: removed 2.0: has the same removal",
+                "cookie: removed 2.0: has the same removal as memory",
                 "tenant: value: answers, since no stored tier does",
                 "default: value: not asked: the tier tenant answers first"
             ]
@@ -178,7 +180,7 @@ mod tests {
             said(&invalid, Some(DEFAULT), FACTS),
             [
                 "memory: not_valid: skipped: this tier's copy is not a valid value",
-                "cookie: not_valid: has the same copy",
+                "cookie: not_valid: has the same copy as memory",
                 "tenant: not_valid: skipped: this tier's answer is not a valid value",
                 "default: value: answers, since no stored tier does"
             ]

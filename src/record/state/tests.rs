@@ -84,7 +84,7 @@ fn removed(life: SessionLife) -> State {
 }
 
 #[test]
-fn removals_outlast_the_longest_cookie() {
+fn tombstones_outlast_longest_cookie() {
     let schema = schema();
     for (idle, longest) in [(HOUR, DAY + HOUR), (5 * DAY, 5 * DAY + HOUR)] {
         let mut state = removed(life(idle));
@@ -97,7 +97,7 @@ fn removals_outlast_the_longest_cookie() {
 }
 
 #[test]
-fn removals_outlast_cookies_of_earlier_lifetime() {
+fn tombstones_outlast_cookies_of_previous_lifetime() {
     let schema = schema();
     let mut life = life(30 * DAY);
     let short = Lifetime::new(Duration::from_millis(HOUR), Duration::from_millis(60 * DAY)).unwrap();

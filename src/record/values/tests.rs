@@ -79,7 +79,9 @@ fn merge_follows_the_table() {
         let value = StoredValue::new(Version::from_u64(version), Some(b"1".as_slice().into()), Millis(0));
         ValueSlot { readable: Some(readable), ..ValueSlot::incoming(0, value) }
     };
-    // The current copy of version 2 and whether it is readable, the incoming copy, and the outcomes of both resolutions.
+    // Each row: whether this build can read the current copy, which has version 2; the incoming copy's version, and
+    // whether this build can read that copy; the outcome under `Resolution::Newest`, and the outcome under
+    // `Resolution::FirstHit`.
     let rows = [
         (true, (3, false), [KeepIncomingUnread, KeepIncomingUnread]),
         (true, (3, true), [Replace, KeepIncomingUnread]),

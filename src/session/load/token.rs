@@ -286,7 +286,7 @@ pub(in crate::session) fn check_current(node: &Node, payload: Box<Payload>, now:
     life.lifetime_version = time.believed(life.lifetime_version, sealed);
     let (mut issued, mut idle_deadline) = (node(head.issued), node(head.idle_deadline));
     if issued > now {
-        // The sealing node's clock is ahead, and no session may live longer for that reason.
+        // The sealing node's clock is ahead, and a session must not live longer for that reason.
         (issued, idle_deadline) = (now, idle_deadline.min(now.after(life.idle)));
     }
     if life.created > now {

@@ -149,7 +149,7 @@ async fn run(program: &[u8]) {
                 known = known.max(Some(brought));
             }
             None => {
-                // Pages may not bring a cookie as a token, genuine or forged.
+                // Pages must not bring a cookie as a token, genuine or forged.
                 match all.contains(&text) && text.contains('.') {
                     true => assert_refused(&answer, StatusCode::CONFLICT, "relay_other_session"),
                     false => assert_refused(&answer, StatusCode::BAD_REQUEST, "relay_invalid"),

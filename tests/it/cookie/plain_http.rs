@@ -43,7 +43,7 @@ async fn cookie_dropped_by_browser_is_traced_once() {
 }
 
 #[tokio::test]
-async fn plain_http_off_loopback_is_traced() {
+async fn plain_http_to_remote_host_is_traced() {
     for (host, origin) in [
         ("192.168.1.5", "http://192.168.1.5"),
         ("192.168.1.5:80", "http://192.168.1.5"),

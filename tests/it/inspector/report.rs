@@ -63,7 +63,7 @@ async fn report_explains_each_tier() {
     let stored = ["default", "value", "not asked: a stored tier answers"];
     assert_eq!(
         tiers(&shown, "theme"),
-        [["memory", "value", "answers"], ["cookie", "value", "has the same copy"], stored]
+        [["memory", "value", "answers"], ["cookie", "value", "has the same copy as memory"], stored]
     );
     let version = &value(&shown, "theme")["tiers"][0]["version"];
     assert_eq!(version, "1893456000000.1", "the version has the format of `Version`");
@@ -105,7 +105,7 @@ async fn report_explains_each_tier() {
         tiers(&shown, "theme"),
         [
             ["memory", "removed", "has the removal of this value: only a source or a default can answer"],
-            ["cookie", "removed", "has the same removal"],
+            ["cookie", "removed", "has the same removal as memory"],
             ["default", "value", "answers, since no stored tier does"]
         ]
     );

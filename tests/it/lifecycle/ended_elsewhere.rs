@@ -67,8 +67,9 @@ async fn ended_handle_signs_out_and_renews() {
     assert_eq!((session.value::<Theme>(), session.principal()), (theme("bye"), None));
 }
 
-// The browser has the cookie of the new sign-in: a request with the old cookie must not begin a session in its place,
-// even after a sign-out in that request.
+// The browser already has the cookie of the new sign-in. A late request with the old cookie must not begin a session,
+// since the cookie of that session would replace the cookie of the new sign-in. This holds even after a sign-out in the
+// late request.
 #[tokio::test]
 async fn sign_in_elsewhere_forbids_renewal_by_old_cookie() {
     let node = App::new().node;

@@ -165,7 +165,7 @@ async fn ended_id_blocks_writes_for_one_minute() {
 }
 
 #[tokio::test]
-async fn tombstone_outlives_cookies_of_earlier_lifetime() {
+async fn tombstone_outlives_cookies_of_previous_lifetime() {
     let short = Lifetime::new(DAY / 96, DAY + DAY / 4).unwrap();
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
@@ -229,9 +229,9 @@ async fn removal_outlives_cookies_of_longer_lifetime() {
     assert_eq!(old.visit(&node, async |s| s.value::<Theme>()).await, Theme::default());
 }
 
-// G12: memory keeps a removal for as long as a cookie of an earlier, longer lifetime opens.
+// G12: memory keeps a removal for as long as a cookie of the previous, longer lifetime opens.
 #[tokio::test]
-async fn removal_outlives_cookies_of_earlier_lifetime() {
+async fn removal_outlives_cookies_of_previous_lifetime() {
     let app = App::new();
     let node = app.start();
     let lifetime = |idle| Lifetime::new(idle, 365 * DAY).unwrap();

@@ -310,7 +310,7 @@ async fn undelivered_changes_are_relayed() {
     assert_eq!(
         carried::<Visits>(&browser, &app).await,
         Visits(5),
-        "the token also carries values that the page may not read"
+        "the token also carries values that the page must not read"
     );
     job.set(Division(2)).await.unwrap();
     page.told();

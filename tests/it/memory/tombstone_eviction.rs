@@ -132,8 +132,8 @@ fn visitors_erase_no_tombstone_of_remote_renewal() {
     assert_eq!(second.principal(&old), None);
 }
 
-// The second node learns only from the removal token that the sign-in order is cancelled, and remembers this while
-// thousands of visitors' sessions end.
+// The second node learns of the cancelled sign-in order from the removal token alone, and still refuses the order after
+// thousands of visitors' sessions have ended.
 #[test]
 fn cancelled_sign_in_order_stays_cancelled() {
     let (first, second) = two_nodes();
@@ -152,8 +152,8 @@ fn cancelled_sign_in_order_stays_cancelled() {
     }
 }
 
-// The second node learns only from the sign-in order that ada's handle has ended the id, and remembers this while
-// thousands of visitors' sessions end.
+// Ada's handle has ended her session on the first node. The second node learns of this end from the sign-in order
+// alone, and still knows the end after thousands of visitors' sessions have ended.
 #[test]
 fn visitors_erase_no_end_in_sign_in_order() {
     let (first, second) = two_nodes();

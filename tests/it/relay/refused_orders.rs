@@ -213,7 +213,7 @@ async fn ninth_sign_in_order_is_refused() {
 }
 
 #[tokio::test]
-async fn removal_token_ends_all_ordered_sessions() {
+async fn removal_token_ends_sessions_of_all_orders() {
     let app = App::new();
     let (node, other) = (app.start(), app.start());
     let browser = visitor(&node).await;

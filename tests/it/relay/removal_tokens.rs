@@ -1,4 +1,5 @@
-//! Sign-outs on a socket: the session ends at once, and the page brings a token that removes the cookie.
+//! Sign-outs on a socket: the session ends at once, and the page brings a *removal token*, a turn token that removes
+//! the cookie.
 
 use layered_session::{CloseReason, Lifetime, Principal, Session, SharedTier, WriteErrorKind, testing::SpyStore};
 
@@ -39,7 +40,7 @@ async fn socket_sign_out_reaches_browser() {
 }
 
 #[tokio::test]
-async fn newest_removal_ends_earlier_ordered_session() {
+async fn newest_removal_ends_session_of_earlier_order() {
     let app = App::new();
     let (first, second) = (app.start(), app.start());
     let mut browser = visitor(&first).await;
@@ -69,8 +70,9 @@ async fn repeated_sign_out_cancels_sign_in_order() {
     assert_eq!(principal(&browser, &node).await, None);
 }
 
-// The removal token names another session. The cookie of the renewed session is still on its way, and the refused token
-// does not remove that cookie.
+// The removal token names the session of one browser, and the page of a second browser brings the token with the old
+// cookie of a renewed session. The new cookie of that session is still on its way, so the refused token must not remove
+// the new cookie.
 #[tokio::test]
 async fn removal_token_removes_no_other_sessions_cookie() {
     let node = App::new().node;
@@ -152,7 +154,7 @@ async fn sign_out_cancels_pending_sign_in_order() {
 }
 
 #[tokio::test]
-async fn sign_out_ends_ordered_session() {
+async fn sign_out_ends_session_that_order_began() {
     let node = App::new().node;
     for with_session in [true, false] {
         let mut browser = if with_session { visitor(&node).await } else { Browser::new() };

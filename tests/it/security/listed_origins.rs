@@ -137,7 +137,7 @@ async fn listed_origin_gets_user_events() {
 }
 
 // Under `SameSite=None` the browser withholds no cookie, so a write of a listed origin may begin a session. A birth
-// token is still accepted from the application's own pages alone.
+// token is accepted only from a page of the request's own origin.
 #[tokio::test]
 async fn same_site_none_refuses_listed_origin_tokens() {
     let cookie = CookieTier::sealed(ring()).name("__Host-session").same_site(SameSite::None);

@@ -229,7 +229,7 @@ async fn refusal_trace_hides_userinfo() {
 
 // G4: the layer neither refuses nor traces a socket whose handler asks for no session.
 #[tokio::test]
-async fn unused_refused_socket_traces_nothing() {
+async fn unused_cross_site_socket_traces_nothing() {
     let (trace, _guard) = Trace::begin();
     let (node, browser) = signed_in().await;
     let before = trace.text();

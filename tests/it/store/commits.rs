@@ -134,7 +134,7 @@ async fn store_outage_fails_load_with_503() {
 
 // R35: an outage fails the load and keeps the cookie, so a signed-in user never counts as anonymous.
 #[tokio::test]
-async fn store_outage_is_no_anonymous_user() {
+async fn store_outage_makes_no_user_anonymous() {
     let (ring, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
     let start = || Node::new(builder(&ring, &clock).tier(SharedTier::new(store.clone())).build().unwrap());
     let mut browser = signed_in(&start(), "ada").await;

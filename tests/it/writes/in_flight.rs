@@ -267,7 +267,7 @@ async fn pending_write_delays_expiry() {
 }
 
 #[tokio::test]
-async fn user_write_during_load_reaches_cookie() {
+async fn principal_value_written_during_load_reaches_cookie() {
     let (app, gate) = (App::new(), SpyStore::new());
     let over_store = || app.start_with(|sessions| sessions.tier(SharedTier::new(gate.clone())));
     let (first, node) = (over_store(), over_store());

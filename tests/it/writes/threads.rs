@@ -78,7 +78,8 @@ impl Busy {
             browser.visit(&busy.node, async |session| session.destroy().await.unwrap()).await;
             assert_eq!(session.closed().await, CloseReason::Destroyed);
             let back = older.visit(&busy.node, async |session| session.get::<Visits>()).await;
-            // A memory of this size holds 64 tombstones. Among tombstones with the same end, the newest may go first.
+            // A memory of this size holds 64 tombstones. Of tombstones that expire at the same time, the newest may be
+            // dropped first.
             let forgotten = busy.node.sessions.stats().revocations_lost > lost;
             assert!(back.is_none() || forgotten, "the session came back, and no tombstone went");
         };

@@ -242,7 +242,8 @@ fn alike(twins: [Twin; 2], resolution: Resolution, steps: Vec<Step>) -> Result<(
         let shown = format!("{step:?}");
         let [mut one, mut other] = [one.step(step.clone()), other.step(step)];
         if twins.contains(&Twin::Bare) {
-            // Only a node with memory knows of a use after the seal of the cookie, so the twins' deadlines differ.
+            // The node without memory does not know of a use after its cookie was sealed, so the deadlines of the two
+            // nodes differ.
             (one.ends, other.ends) = (None, None);
         }
         prop_assert_eq!(one, other, "{}", shown);

@@ -7,7 +7,7 @@ use layered_session::CloseReason;
 
 pub(super) const USERS: usize = 2;
 
-/// The milliseconds after an end in which a plain write may not follow the ended id.
+/// The milliseconds after an end in which a plain write must not follow the ended id.
 pub(super) const FENCE: u64 = 60_000;
 
 /// The place of a value: the session's own, or the user's. Without a signed-in user the user's value belongs to the

@@ -115,7 +115,7 @@ impl Node {
         if let Named::Ended(id) = order.named {
             self.end_named(id, time);
         }
-        // An order without a session's name is sealed for the begun session.
+        // An order that names no session is sealed for the session that the order itself will begin.
         let (id, names) = match order.named {
             Named::Living(id) | Named::Ended(id) => (id, true),
             Named::Nothing => (order.begun, false),
@@ -196,7 +196,7 @@ impl Node {
         }
     }
 
-    /// Ends a session that this node may not know.
+    /// Ends a session that this node might not know.
     pub(super) fn end_named(&mut self, id: usize, time: &Time) {
         self.sessions.entry(id).or_default();
         self.retire(&Bind::Live(id), CloseReason::Destroyed, time);
