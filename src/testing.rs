@@ -6,6 +6,7 @@
 //! | a test of a whole service | [`Client`]: a browser with a [`Jar`] of cookies, over `tower::Service` |
 //! | time | [`ManualClock`]: lifetimes pass without waiting |
 //! | outages, slow stores and races | [`SpyStore`]: a shared store that follows a script and notes its calls |
+//! | a shared store of your own | [`conformance`]: a suite that checks a store by the rules of its contract |
 //!
 //! ```
 //! # #[cfg(feature = "axum-0_8")] {
@@ -111,6 +112,7 @@ pub use self::{
 
 mod client;
 mod clock;
+pub mod conformance;
 mod error;
 mod jar;
 mod request;

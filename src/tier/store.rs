@@ -11,7 +11,7 @@ use super::{Commit, Committed, NoticeStream, OwnerId, StoreFuture, StoredEnd, St
 ///
 /// A chain takes at most one store, inside a [`SharedTier`](crate::SharedTier): `.tier(SharedTier::new(store))`. The
 /// store keeps versions, takes writes, and decides whether a session exists. If the store fails, the load or the write
-/// fails, and nothing changes. `SpyStore` of the feature `testing` keeps this contract.
+/// fails, and nothing changes. `testing::conformance` of the feature `testing` checks a store by this contract.
 ///
 /// # Contract
 ///

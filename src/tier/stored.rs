@@ -24,13 +24,13 @@ use crate::{error::CloseReason, value::Json, version::Version};
 /// ```
 #[derive(Clone)]
 pub struct StoredRecord {
-    pub(super) generation: Version,
-    pub(super) newest: Version,
-    pub(super) not_before: Version,
-    pub(super) life: Option<StoredLife>,
-    pub(super) end: Option<StoredEnd>,
-    pub(super) expires: SystemTime,
-    pub(super) entries: Vec<StoredEntry>,
+    pub(crate) generation: Version,
+    pub(crate) newest: Version,
+    pub(crate) not_before: Version,
+    pub(crate) life: Option<StoredLife>,
+    pub(crate) end: Option<StoredEnd>,
+    pub(crate) expires: SystemTime,
+    pub(crate) entries: Vec<StoredEntry>,
 }
 
 impl StoredRecord {
@@ -161,7 +161,7 @@ impl StoredRecord {
         self.entries.into_iter()
     }
 
-    pub(super) fn entry(&self, name: &str) -> Option<&StoredEntry> {
+    pub(crate) fn entry(&self, name: &str) -> Option<&StoredEntry> {
         self.entries.iter().find(|entry| entry.name == name)
     }
 }

@@ -1,6 +1,7 @@
 //! The testing kit, as tests of an application use the kit.
 //!
 //! - `client`: requests with the headers and cookies of a browser
+//! - `conformance`: the suite over an application's own store
 //! - `session`: sessions without a server
 //! - `store`: a store that fails, waits or forgets on demand
 
@@ -15,6 +16,7 @@ use tower::{Layer, Service, service_fn};
 use crate::support::{Division, Theme, User, named, ring};
 
 mod client;
+mod conformance;
 mod session;
 mod store;
 

@@ -11,7 +11,10 @@ use layered_session::{
     SameSite, Scope, Session, SessionInspector, SessionWriteback, Sessions, SessionsBuilder, SharedTier, SignIn, Sleep,
     Stats, TierAnswer, TierError, TokioClock, Value, ValueSource, Watch, WriteError, WriteErrorKind, WritebackBody,
     WritebackFuture,
-    testing::{Call, Client, ClientRequest, Jar, ManualClock, Operation, Response, SpyStore, TestError, TestSession},
+    testing::{
+        Call, Client, ClientRequest, Jar, ManualClock, Operation, Response, SpyStore, TestError, TestSession,
+        conformance::{self, Rule, Suite, Violation, Violations},
+    },
     tier::{
         Ask, BoxError, Change, Commit, CommitKind, Committed, Found, Known, Lookup, NodeId, Notice, OwnerId, Snapshot,
         Source, Store, StoreError, StoreErrorKind, StoredEnd, StoredEntry, StoredLife, StoredRecord, TierFuture, Touch,
@@ -80,6 +83,8 @@ fn public_types_have_auto_traits() {
     copied::<Notice>();
     copied::<Touch>();
     copied::<Operation>();
+    copied::<Rule>();
+    handle::<Suite<'static>>();
     copied::<ValueSource>();
     copied::<OwnerId>();
     copied::<Placement>();
@@ -123,6 +128,8 @@ fn public_types_have_auto_traits() {
     error::<StoreError>();
     error::<TestError>();
     error::<TierError>();
+    error::<Violation>();
+    error::<Violations>();
     error::<WriteError>();
 }
 
@@ -179,6 +186,9 @@ async fn all_futures_are_send() {
     drop(sent(session.watch::<Division>().next()));
     drop(sent(session.changes().next()));
     drop(sent(session.sign_in(User("ada".into())).adopt::<Division>().into_future()));
+
+    let store = SpyStore::new();
+    drop(sent(conformance::run(&store)));
 
     fn sign_in_is_sent<'a>(sign_in: SignIn<'a>) -> impl IntoFuture + Send + use<'a> {
         sign_in
