@@ -134,7 +134,7 @@ pub use self::{
         Sessions, Stats,
         builder::{IntoTier, SessionsBuilder},
     },
-    tier::{default::DefaultTier, outside::SharedTier},
+    tier::{default::DefaultTier, shared::SharedTier},
     time::{Clock, Sleep},
     value::{Placement, Scope, SessionValue},
     writeback::{

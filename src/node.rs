@@ -29,11 +29,7 @@ use crate::{
         values::{StoredValue, ValueSlot},
     },
     throttle::{MINUTE, Throttle},
-    tier::{
-        NodeId, StoredRecord,
-        default::DefaultRule,
-        outside::{Failures, SharedTier},
-    },
+    tier::{NodeId, StoredRecord, default::DefaultRule, outside::Failures, shared::SharedTier},
     time::Millis,
     value::{Json, MAX_NAME, Scope, ValueIndex},
     version::Version,

@@ -20,7 +20,7 @@ use crate::{
     node::Node,
     notify::{HandleWakers, Subscribers},
     session::{Session, end, loader},
-    tier::outside::{SharedTier, SourceTier},
+    tier::{outside::SourceTier, shared::SharedTier},
 };
 
 pub(crate) mod builder;

@@ -25,6 +25,7 @@ mod commit;
 pub(crate) mod default;
 mod notice;
 pub(crate) mod outside;
+pub(crate) mod shared;
 mod source;
 mod store;
 mod stored;

@@ -9,7 +9,7 @@ use crate::{
         change::Mutation,
         life::{End, FENCE, Successor},
     },
-    tier::{Change, Commit, CommitKind, Committed, Snapshot, StoredEnd, StoredLife, outside::SharedTier},
+    tier::{Ask, Change, Commit, CommitKind, Committed, Snapshot, StoredEnd, StoredLife, shared::SharedTier},
     time::{Millis, Wall},
     version::Version,
 };
@@ -77,7 +77,7 @@ impl Node {
 
 impl NodeStore<'_> {
     pub(crate) async fn read(self, owner: OwnerId) -> Result<Snapshot, TierError> {
-        self.tier.read(owner, &self.node.time).await
+        self.tier.read_one(Ask::new(owner), &self.node.time).await
     }
 
     pub(crate) async fn commit(self, owner: OwnerId, write: StoreWrite<'_>) -> Result<Committed, TierError> {

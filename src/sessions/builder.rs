@@ -303,6 +303,9 @@ impl SessionsBuilder {
                  `source_deadline`",
             ));
         }
+        if let Some(store) = &store {
+            store.check()?;
+        }
         if memory.as_ref().is_some_and(|tier| tier.max_bytes == 0) {
             return Err(BuildErrorKind::Setting.error(
                 "a memory tier with a `max_bytes` of 0 can't keep anything: raise `max_bytes`, or leave the tier out",

@@ -176,20 +176,22 @@ impl SpyStore {
         lock(&self.0).failing = None;
     }
 
-    /// Holds calls of this kind back from the store from now on, until [`release`](Self::release).
+    /// Holds calls of this kind back from the store from now on, until [`release`](Self::release). A chain drops a held
+    /// call at its [deadline](crate::SharedTier::deadline), by the clock of the sessions.
     ///
     /// ```
     /// # use {layered_session::{CookieTier, KeyRing, SessionValue, Sessions, SharedTier}, futures_util::future::FutureExt};
     /// # use serde::{Deserialize, Serialize};
     /// # #[derive(Debug, Default, PartialEq, Serialize, Deserialize)] struct Visits(u64);
     /// # impl SessionValue for Visits { const NAME: &'static str = "visits"; }
-    /// use layered_session::testing::{self, Operation, SpyStore};
+    /// use layered_session::testing::{self, ManualClock, Operation, SpyStore};
     /// use layered_session::tier::BoxError;
     ///
     /// # async {
     /// let store = SpyStore::new();
-    /// # let chain = Sessions::builder().tier(CookieTier::sealed(KeyRing::generate()?));
-    /// let sessions = chain.tier(SharedTier::new(store.clone())).value::<Visits>().build()?;
+    /// # let chain = Sessions::builder().tier(CookieTier::sealed(KeyRing::generate()?)).value::<Visits>();
+    /// let chain = chain.tier(SharedTier::new(store.clone())).clock(ManualClock::new());
+    /// let sessions = chain.build()?;
     /// let session = testing::session(&sessions).await?;
     /// store.hold_requests(Operation::Create);
     /// let mut write = Box::pin(session.set(Visits(1)));

@@ -1,9 +1,6 @@
-//! [`SharedTier`] and [`SourceTier`]: the tiers around an application's store and sources, which trace and count
-//! failures.
+//! [`SourceTier`], the tier around an application's source, and the count of [`Failures`].
 
 use std::{
-    error::Error,
-    fmt,
     future::poll_fn,
     pin::Pin,
     sync::{
@@ -15,11 +12,10 @@ use std::{
 };
 
 use crate::{
-    error::{MissingSession, StoreError, TierError},
-    id::OwnerId,
+    error::MissingSession,
     node_clock::NodeClock,
     throttle::Throttle,
-    tier::{Ask, Commit, Committed, Found, Lookup, Snapshot, Source, Store},
+    tier::{Found, Lookup, Source},
     time::{Millis, Sleep},
 };
 
@@ -42,80 +38,6 @@ impl Failures {
     pub(crate) fn note(&self, time: &NodeClock) -> Option<u64> {
         self.count.fetch_add(1, Ordering::Relaxed);
         self.throttle.due(1, time.now(), INTERVAL)
-    }
-}
-
-/// A shared store in a chain, around an application's own [`Store`].
-///
-/// The tier counts the store's failures as [`Stats::store_failures`](crate::Stats::store_failures), and traces a failed
-/// read and a failed write each at most once a second.
-///
-/// ```
-/// # #[cfg(feature = "testing")] {
-/// # use layered_session::{CookieTier, KeyRing, MemoryTier, Sessions, testing::SpyStore};
-/// use layered_session::SharedTier;
-///
-/// let store = SpyStore::new(); // or a store of your own
-/// # let keys = KeyRing::generate()?;
-/// let sessions = Sessions::builder()
-///     .tier(MemoryTier::builder().build())
-///     .tier(CookieTier::sealed(keys))
-///     .tier(SharedTier::new(store))
-///     .build()?;
-/// assert_eq!(sessions.stats().store_failures, 0);
-/// # }
-/// # Ok::<_, layered_session::tier::BoxError>(())
-/// ```
-pub struct SharedTier {
-    store: Box<dyn Store>,
-    reads: Failures,
-    writes: Failures,
-}
-
-impl SharedTier {
-    /// Puts a store into a tier.
-    pub fn new(store: impl Store) -> Self {
-        Self { store: Box::new(store), reads: Failures::default(), writes: Failures::default() }
-    }
-
-    pub(crate) fn name(&self) -> &'static str {
-        self.store.name()
-    }
-
-    pub(crate) fn failures(&self) -> u64 {
-        self.reads.count() + self.writes.count()
-    }
-
-    pub(crate) async fn read(&self, owner: OwnerId, time: &NodeClock) -> Result<Snapshot, TierError> {
-        let answered = self.store.read(&[Ask::new(owner)]).await.and_then(|mut snapshots| match snapshots.len() {
-            1 => match snapshots.remove(0) {
-                Snapshot::Unchanged { .. } => {
-                    Err(StoreError::other("the store answered `Unchanged` to an ask without `known`"))
-                }
-                snapshot => Ok(snapshot),
-            },
-            answers => Err(StoreError::other(format!("the store gave {answers} snapshots for 1 ask"))),
-        });
-        answered.map_err(|error| self.failed(&self.reads, "read", error, time))
-    }
-
-    pub(crate) async fn commit(&self, commit: Commit<'_>, time: &NodeClock) -> Result<Committed, TierError> {
-        self.store.commit(commit).await.map_err(|error| self.failed(&self.writes, "write", error, time))
-    }
-
-    fn failed(&self, failures: &Failures, act: &str, error: StoreError, time: &NodeClock) -> TierError {
-        if let Some(left_out) = failures.note(time) {
-            let (tier, kind) = (self.name(), error.kind());
-            tracing::error!(tier, ?kind, error = error.source(), left_out, "the shared store failed to {act}");
-        }
-        TierError::new(self.name(), error)
-    }
-}
-
-/// Shows the name alone: a store's own `Debug` may show secrets.
-impl fmt::Debug for SharedTier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SharedTier").field(&self.name()).finish()
     }
 }
 

@@ -5,6 +5,7 @@
 //! - `moves`: a renewal or a sign-in on one node, and the writes and ends of another node
 //! - `outdated_writes`: a store that finds each write outdated
 //! - `outages`: a store that is down
+//! - `deadlines`: a store that does not answer in time
 //! - `eviction`: memory under pressure over a store
 //! - `limits`: changes that a node learns of late or never
 //! - `parallel_loads`: two loads of a request
@@ -14,6 +15,7 @@
 mod adoption;
 mod answers;
 mod commits;
+mod deadlines;
 mod eviction;
 mod limits;
 mod moves;

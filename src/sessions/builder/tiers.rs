@@ -9,7 +9,8 @@ use crate::{
     tier::{
         Source,
         default::{DefaultRule, DefaultTier, Rule},
-        outside::{SharedTier, SourceTier},
+        outside::SourceTier,
+        shared::SharedTier,
     },
     value::{Schema, ValueIndex},
 };

@@ -1,0 +1,178 @@
+//! [`SharedTier`]: the tier around a shared store, and the conduct of a node while the store fails.
+
+use std::{error::Error, fmt, future::poll_fn, pin::Pin, task::Poll, time::Duration};
+
+use crate::{
+    error::{BuildError, BuildErrorKind, StoreError, StoreErrorKind, TierError},
+    node_clock::NodeClock,
+    tier::{Ask, Commit, Committed, Snapshot, Store, StoreFuture, Touch, outside::Failures},
+    time::{Clock, Sleep},
+};
+
+/// The default of [`SharedTier::deadline`].
+const DEADLINE: Duration = Duration::from_millis(250);
+
+/// The longest deadline that a chain may set.
+const LONGEST_DEADLINE: Duration = Duration::from_secs(60);
+
+/// A shared store in a chain, around an application's own [`Store`].
+///
+/// The tier counts the store's failures as [`Stats::store_failures`](crate::Stats::store_failures), and traces a failed
+/// read and a failed write each at most once a second.
+///
+/// ```
+/// # #[cfg(feature = "testing")] {
+/// # use layered_session::{CookieTier, KeyRing, MemoryTier, Sessions, testing::SpyStore};
+/// use layered_session::SharedTier;
+///
+/// let store = SpyStore::new(); // or a store of your own
+/// # let keys = KeyRing::generate()?;
+/// let sessions = Sessions::builder()
+///     .tier(MemoryTier::builder().build())
+///     .tier(CookieTier::sealed(keys))
+///     .tier(SharedTier::new(store))
+///     .build()?;
+/// assert_eq!(sessions.stats().store_failures, 0);
+/// # }
+/// # Ok::<_, layered_session::tier::BoxError>(())
+/// ```
+///
+/// # While the store fails
+///
+/// - Each call of the store has a [deadline](Self::deadline), 250 milliseconds unless the chain sets another. The
+///   deadline covers the whole call, also the wait for a connection. The deadline runs by the sessions'
+///   [`Clock`](crate::Clock). A load whose call is late fails. A late write fails too, and the store may have made the
+///   write: the next load asks the store.
+pub struct SharedTier {
+    store: Box<dyn Store>,
+    deadline: Duration,
+    reads: Failures,
+    writes: Failures,
+}
+
+impl SharedTier {
+    /// Puts a store into a tier.
+    pub fn new(store: impl Store) -> Self {
+        Self { store: Box::new(store), deadline: DEADLINE, reads: Failures::default(), writes: Failures::default() }
+    }
+
+    /// Sets how long a load or a write waits for each call of the store: from one millisecond to one minute, otherwise
+    /// [`build`](crate::SessionsBuilder::build) fails. The default is 250 milliseconds: a store in the same data centre
+    /// answers within a few milliseconds, and the rest leaves time for a new connection. A visitor who waits for
+    /// several calls one after the other still gets an answer within a second.
+    ///
+    /// The deadline drops the call's future. A client of the store needs no deadline of its own, and a longer deadline
+    /// of the client has no effect.
+    ///
+    /// A store that is not ready at once arms the sleep of the [`Clock`]. Tokio's clock panics there on a runtime
+    /// without timers, and outside of a runtime.
+    #[must_use]
+    pub const fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Checks the settings.
+    pub(crate) fn check(&self) -> Result<(), BuildError> {
+        let flaw = if self.deadline < Duration::from_millis(1) {
+            "the `deadline` of the `SharedTier` is under a millisecond, so no store that waits could answer: extend \
+             `deadline`"
+        } else if self.deadline > LONGEST_DEADLINE {
+            "the `deadline` of the `SharedTier` is over a minute, so requests would pile up while the store does not \
+             answer: shorten `deadline`"
+        } else {
+            return Ok(());
+        };
+        Err(BuildErrorKind::Setting.error(flaw))
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        self.store.name()
+    }
+
+    pub(crate) fn failures(&self) -> u64 {
+        self.reads.count() + self.writes.count()
+    }
+
+    /// Returns the snapshots for asks, in the order of the asks.
+    pub(crate) async fn read(&self, asks: &[Ask], time: &NodeClock) -> Result<Vec<Snapshot>, TierError> {
+        let answered = self.call(self.store.read(asks), time).await;
+        let answered = answered.and_then(|snapshots| checked(asks, snapshots));
+        answered.map_err(|error| self.failed(&self.reads, "read", error, time))
+    }
+
+    /// Returns the snapshot for an ask.
+    pub(crate) async fn read_one(&self, ask: Ask, time: &NodeClock) -> Result<Snapshot, TierError> {
+        let snapshots = self.read(&[ask], time).await?;
+        Ok(snapshots.into_iter().next().expect("a read has a snapshot for each ask"))
+    }
+
+    pub(crate) async fn commit(&self, commit: Commit<'_>, time: &NodeClock) -> Result<Committed, TierError> {
+        let answered = self.call(self.store.commit(commit), time).await;
+        answered.map_err(|error| self.failed(&self.writes, "write", error, time))
+    }
+
+    /// Keeps records for longer: see [`Store::touch`].
+    #[allow(dead_code, reason = "no chain touches yet")]
+    pub(crate) async fn touch(&self, touches: &[Touch], time: &NodeClock) -> Result<(), TierError> {
+        let answered = self.call(self.store.touch(touches), time).await;
+        answered.map_err(|error| self.failed(&self.writes, "touch", error, time))
+    }
+
+    async fn call<T: Unpin>(&self, call: StoreFuture<'_, T>, time: &NodeClock) -> Result<T, StoreError> {
+        within(self.deadline, &*time.clock, call).await
+    }
+
+    fn failed(&self, failures: &Failures, act: &str, error: StoreError, time: &NodeClock) -> TierError {
+        if let Some(left_out) = failures.note(time) {
+            let (tier, kind) = (self.name(), error.kind());
+            tracing::error!(tier, ?kind, error = error.source(), left_out, "the shared store failed to {act}");
+        }
+        TierError::new(self.name(), error)
+    }
+}
+
+/// Shows the name alone: a store's own `Debug` may show secrets.
+impl fmt::Debug for SharedTier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SharedTier").field(&self.name()).finish()
+    }
+}
+
+/// Waits for the answer of a call until the deadline.
+async fn within<T: Unpin>(
+    deadline: Duration,
+    clock: &dyn Clock,
+    mut call: StoreFuture<'_, T>,
+) -> Result<T, StoreError> {
+    // Armed only if the first poll is pending: a store in this process answers at once.
+    let mut late: Option<Sleep> = None;
+    poll_fn(|cx| {
+        if let Poll::Ready(answer) = Pin::new(&mut call).poll(cx) {
+            return Poll::Ready(answer);
+        }
+        let late = late.get_or_insert_with(|| clock.sleep(deadline));
+        late.as_mut().poll(cx).map(|()| {
+            let span = deadline.as_millis();
+            Err(StoreError::new(
+                StoreErrorKind::Timeout,
+                format!("no answer within {span} ms (`SharedTier::deadline`)"),
+            ))
+        })
+    })
+    .await
+}
+
+/// Refuses snapshots that don't fit their asks.
+fn checked(asks: &[Ask], snapshots: Vec<Snapshot>) -> Result<Vec<Snapshot>, StoreError> {
+    if snapshots.len() != asks.len() {
+        let (answers, asked) = (snapshots.len(), asks.len());
+        let plural = if asked == 1 { "" } else { "s" };
+        return Err(StoreError::other(format!("the store gave {answers} snapshots for {asked} ask{plural}")));
+    }
+    let mut pairs = asks.iter().zip(&snapshots);
+    match pairs.any(|(ask, snapshot)| ask.known().is_none() && matches!(snapshot, Snapshot::Unchanged { .. })) {
+        true => Err(StoreError::other("the store answered `Unchanged` to an ask without `known`")),
+        false => Ok(snapshots),
+    }
+}
