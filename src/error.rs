@@ -155,8 +155,9 @@ pub enum WriteErrorKind {
     /// a cookie the message tells how many bytes of JSON the write has and how many fit, and [`WriteError::names`] are
     /// the largest values.
     TooLarge,
-    /// The shared store did not answer, and may have taken the write: HTTP 503. This kind also reports that the
-    /// operating system gave no random bytes for an id.
+    /// The shared store failed: HTTP 503. The message tells whether the store is full, takes no writes, or did not
+    /// answer; a store that did not answer may have taken the write. This kind also reports that the operating system
+    /// gave no random bytes for an id.
     Unavailable,
     /// The response head has left: HTTP 500. No response can carry the cookie of a sign-in or a renewal, and a chain
     /// without memory can keep no write and no sign-out.

@@ -192,6 +192,7 @@ impl Sessions {
             foreign_tokens: read(&self.node.counters.foreign_tokens),
             refused_tokens: read(&self.node.counters.refused_tokens),
             store_failures: self.node.store.as_ref().map_or(0, SharedTier::failures),
+            store_open: self.node.store.as_ref().is_some_and(SharedTier::is_open),
             source_failures: self.node.config.sources().map(SourceTier::failures).sum(),
             missing_layers: self.node.missing_layers.count(),
         }
@@ -276,9 +277,12 @@ pub struct Stats {
     /// Genuine tokens that changed nothing. The page brought the token late, twice, or for another session or user; or
     /// the request had cookies of several sessions, which counts once.
     pub refused_tokens: u64,
-    /// Failed reads and writes of the shared store: each fails a load or a write. They are traced at `error`, at most
-    /// one read and one write a second.
+    /// Failed reads and writes of the shared store: each fails a load or a write, also while the node does not ask the
+    /// store. They are traced at `error`, at most one read and one write a second.
     pub store_failures: u64,
+    /// Whether the node has stopped asking the shared store, after several calls without an answer: see
+    /// [`SharedTier`](crate::SharedTier#while-the-store-fails).
+    pub store_open: bool,
     /// Loads without the answers of a source that failed or missed
     /// [`source_deadline`](crate::SessionsBuilder::source_deadline). The failures and the delays of a source are each
     /// traced at most once a second.

@@ -34,6 +34,9 @@ pub enum StoreErrorKind {
     Timeout,
     /// The connection failed. The store may have made the commit.
     Link,
+    /// The store was not asked, since its last calls got no answer: see
+    /// [`SharedTier`](crate::SharedTier#while-the-store-fails). The store has not made the commit.
+    NotAsked,
     /// Another failure. The store may have made the commit.
     Other,
 }
@@ -42,7 +45,9 @@ impl StoreError {
     /// Creates an error. For a commit, the kind decides [`may_be_applied`](Self::may_be_applied).
     pub fn new(kind: StoreErrorKind, source: impl Into<BoxError>) -> Self {
         let may_be_applied = match kind {
-            StoreErrorKind::Full | StoreErrorKind::ReadOnly | StoreErrorKind::Loading => false,
+            StoreErrorKind::Full | StoreErrorKind::ReadOnly | StoreErrorKind::Loading | StoreErrorKind::NotAsked => {
+                false
+            }
             StoreErrorKind::Timeout | StoreErrorKind::Link | StoreErrorKind::Other => true,
         };
         Self { kind, may_be_applied, source: source.into() }
@@ -80,6 +85,7 @@ impl StoreErrorKind {
             Self::Loading => "is starting, and still reads its data",
             Self::Timeout => "did not answer in time",
             Self::Link => "can't be reached",
+            Self::NotAsked => "is not asked for the moment, since its last calls got no answer",
             Self::Other => "failed",
         }
     }

@@ -1,13 +1,16 @@
 //! [`SharedTier`]: the tier around a shared store, and the conduct of a node while the store fails.
 
-use std::{error::Error, fmt, future::poll_fn, pin::Pin, task::Poll, time::Duration};
+use std::{error::Error, fmt, future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
+use self::breaker::{Breaker, Switch};
 use crate::{
     error::{BuildError, BuildErrorKind, StoreError, StoreErrorKind, TierError},
     node_clock::NodeClock,
     tier::{Ask, Commit, Committed, Snapshot, Store, StoreFuture, Touch, outside::Failures},
     time::{Clock, Sleep},
 };
+
+mod breaker;
 
 /// The default of [`SharedTier::deadline`].
 const DEADLINE: Duration = Duration::from_millis(250);
@@ -43,9 +46,15 @@ const LONGEST_DEADLINE: Duration = Duration::from_secs(60);
 ///   deadline covers the whole call, also the wait for a connection. The deadline runs by the sessions'
 ///   [`Clock`](crate::Clock). A load whose call is late fails. A late write fails too, and the store may have made the
 ///   write: the next load asks the store.
+/// - After five calls in a row that were late or had no connection, the node stops asking the store for a second: every
+///   load and write that needs the store fails at once, with the kind
+///   [`NotAsked`](crate::tier::StoreErrorKind::NotAsked), instead of a wait for the deadline each. The first call after
+///   the second is a probe. An answer to the probe ends the pause; a late probe, or a probe without a connection,
+///   begins a pause of twice the length, at most ten seconds. A store that is full, read-only or starting answers, so
+///   such errors begin no pause, nor does the kind `Other`.
+/// - The begin and the end of a pause are traced, and [`Stats::store_open`](crate::Stats::store_open) shows a pause.
 pub struct SharedTier {
-    store: Box<dyn Store>,
-    deadline: Duration,
+    caller: Caller,
     reads: Failures,
     writes: Failures,
 }
@@ -53,7 +62,8 @@ pub struct SharedTier {
 impl SharedTier {
     /// Puts a store into a tier.
     pub fn new(store: impl Store) -> Self {
-        Self { store: Box::new(store), deadline: DEADLINE, reads: Failures::default(), writes: Failures::default() }
+        let caller = Caller { store: Arc::new(store), breaker: Arc::default(), deadline: DEADLINE };
+        Self { caller, reads: Failures::default(), writes: Failures::default() }
     }
 
     /// Sets how long a load or a write waits for each call of the store: from one millisecond to one minute, otherwise
@@ -68,16 +78,16 @@ impl SharedTier {
     /// without timers, and outside of a runtime.
     #[must_use]
     pub const fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+        self.caller.deadline = deadline;
         self
     }
 
     /// Checks the settings.
     pub(crate) fn check(&self) -> Result<(), BuildError> {
-        let flaw = if self.deadline < Duration::from_millis(1) {
+        let flaw = if self.caller.deadline < Duration::from_millis(1) {
             "the `deadline` of the `SharedTier` is under a millisecond, so no store that waits could answer: extend \
              `deadline`"
-        } else if self.deadline > LONGEST_DEADLINE {
+        } else if self.caller.deadline > LONGEST_DEADLINE {
             "the `deadline` of the `SharedTier` is over a minute, so requests would pile up while the store does not \
              answer: shorten `deadline`"
         } else {
@@ -87,16 +97,21 @@ impl SharedTier {
     }
 
     pub(crate) fn name(&self) -> &'static str {
-        self.store.name()
+        self.caller.store.name()
     }
 
     pub(crate) fn failures(&self) -> u64 {
         self.reads.count() + self.writes.count()
     }
 
+    /// Whether the node asks the store no more, after calls without an answer.
+    pub(crate) fn is_open(&self) -> bool {
+        self.caller.breaker.is_open()
+    }
+
     /// Returns the snapshots for asks, in the order of the asks.
     pub(crate) async fn read(&self, asks: &[Ask], time: &NodeClock) -> Result<Vec<Snapshot>, TierError> {
-        let answered = self.call(self.store.read(asks), time).await;
+        let answered = self.caller.call(&*time.clock, |store| store.read(asks)).await;
         let answered = answered.and_then(|snapshots| checked(asks, snapshots));
         answered.map_err(|error| self.failed(&self.reads, "read", error, time))
     }
@@ -108,19 +123,15 @@ impl SharedTier {
     }
 
     pub(crate) async fn commit(&self, commit: Commit<'_>, time: &NodeClock) -> Result<Committed, TierError> {
-        let answered = self.call(self.store.commit(commit), time).await;
+        let answered = self.caller.call(&*time.clock, |store| store.commit(commit)).await;
         answered.map_err(|error| self.failed(&self.writes, "write", error, time))
     }
 
     /// Keeps records for longer: see [`Store::touch`].
     #[allow(dead_code, reason = "no chain touches yet")]
     pub(crate) async fn touch(&self, touches: &[Touch], time: &NodeClock) -> Result<(), TierError> {
-        let answered = self.call(self.store.touch(touches), time).await;
+        let answered = self.caller.call(&*time.clock, |store| store.touch(touches)).await;
         answered.map_err(|error| self.failed(&self.writes, "touch", error, time))
-    }
-
-    async fn call<T: Unpin>(&self, call: StoreFuture<'_, T>, time: &NodeClock) -> Result<T, StoreError> {
-        within(self.deadline, &*time.clock, call).await
     }
 
     fn failed(&self, failures: &Failures, act: &str, error: StoreError, time: &NodeClock) -> TierError {
@@ -136,6 +147,34 @@ impl SharedTier {
 impl fmt::Debug for SharedTier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("SharedTier").field(&self.name()).finish()
+    }
+}
+
+/// The calls of a store: within the deadline, and through the breaker.
+struct Caller {
+    store: Arc<dyn Store>,
+    breaker: Arc<Breaker>,
+    deadline: Duration,
+}
+
+impl Caller {
+    async fn call<'a, T: Unpin>(
+        &'a self,
+        clock: &dyn Clock,
+        call: impl FnOnce(&'a dyn Store) -> StoreFuture<'a, T>,
+    ) -> Result<T, StoreError> {
+        let permit = self.breaker.admit(clock.monotonic(), self.deadline)?;
+        let answered = within(self.deadline, clock, call(&*self.store)).await;
+        let tier = self.store.name();
+        match permit.report(&answered, clock.monotonic()) {
+            Some(Switch::Opened) => tracing::error!(
+                tier,
+                "the shared store does not answer: the node stops asking the store, and sends a probe from time to time"
+            ),
+            Some(Switch::Closed) => tracing::info!(tier, "the shared store answers again"),
+            None => {}
+        }
+        answered
     }
 }
 

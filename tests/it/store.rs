@@ -6,6 +6,7 @@
 //! - `outdated_writes`: a store that finds each write outdated
 //! - `outages`: a store that is down
 //! - `deadlines`: a store that does not answer in time
+//! - `breaker`: a store that gives no answer to several calls in a row
 //! - `eviction`: memory under pressure over a store
 //! - `limits`: changes that a node learns of late or never
 //! - `parallel_loads`: two loads of a request
@@ -14,6 +15,7 @@
 
 mod adoption;
 mod answers;
+mod breaker;
 mod commits;
 mod deadlines;
 mod eviction;

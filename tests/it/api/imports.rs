@@ -23,7 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("record", &["error", "id", "node_clock", "time", "value", "version"]),
     ("cookie", &["error", "id", "record", "time", "value", "version"]),
     ("memory", &["error", "id", "node_clock", "notify", "record", "sync", "throttle", "time", "value", "version"]),
-    ("tier", &["error", "id", "node_clock", "throttle", "time", "value", "version"]),
+    ("tier", &["error", "id", "node_clock", "sync", "throttle", "time", "value", "version"]),
     ("cross_site", &["cookie", "error", "throttle", "time"]),
     ("config", &["cookie", "cross_site", "id", "record", "tier", "time", "value"]),
     (

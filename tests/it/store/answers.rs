@@ -68,9 +68,10 @@ async fn clear_of_a_user_reaches_other_nodes() {
 #[tokio::test]
 async fn refused_write_names_the_cause_and_leaves_no_doubt() {
     let refusals = [
-        (StoreErrorKind::Full, "full", 0),
+        (StoreErrorKind::Full, "the shared store `spy` is full", 0),
         (StoreErrorKind::ReadOnly, "takes no writes", 0),
         (StoreErrorKind::Loading, "starting", 0),
+        (StoreErrorKind::NotAsked, "is not asked", 0),
         (StoreErrorKind::Timeout, "in time", 1),
         (StoreErrorKind::Link, "reached", 1),
     ];
