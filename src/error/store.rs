@@ -1,6 +1,6 @@
 //! The failure of a shared store: [`StoreError`], and [`TierError`] with the store's name.
 
-use std::{error::Error, fmt};
+use std::{error::Error, fmt, sync::Arc};
 
 use super::BoxError;
 
@@ -13,11 +13,12 @@ use super::BoxError;
 /// assert!(!error.may_be_applied(), "a full store has refused the commit");
 /// assert!(StoreError::new(StoreErrorKind::Timeout, "no answer").may_be_applied());
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StoreError {
     kind: StoreErrorKind,
     may_be_applied: bool,
-    source: BoxError,
+    /// Shared: one failed read may fail several loads.
+    source: Arc<dyn Error + Send + Sync>,
 }
 
 /// The kind of a [`StoreError`]: why the store failed.
@@ -50,7 +51,7 @@ impl StoreError {
             }
             StoreErrorKind::Timeout | StoreErrorKind::Link | StoreErrorKind::Other => true,
         };
-        Self { kind, may_be_applied, source: source.into() }
+        Self { kind, may_be_applied, source: Arc::from(source.into()) }
     }
 
     /// Creates an error of the kind [`Other`](StoreErrorKind::Other).

@@ -10,6 +10,7 @@
 //! - `eviction`: memory under pressure over a store
 //! - `limits`: changes that a node learns of late or never
 //! - `parallel_loads`: two loads of a request
+//! - `shared_reads`: loads of the same owner, and of an owner that the store does not know
 //! - `adoption`: a store that refuses the values that a sign-in adopts, or answers late
 //! - `retention`: how long a record stays in the store
 
@@ -25,3 +26,4 @@ mod outages;
 mod outdated_writes;
 mod parallel_loads;
 mod retention;
+mod shared_reads;

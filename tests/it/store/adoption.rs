@@ -15,7 +15,7 @@ use layered_session::{
 };
 use tokio::sync::Semaphore;
 
-use crate::support::{App, Browser, Division, Theme, User, kind, signed_in, ticking, under_way};
+use crate::support::{App, Browser, Division, Theme, User, kind, settled, signed_in, ticking, under_way};
 
 /// A spy store that finds each upsert outdated, or holds one read.
 #[derive(Clone)]
@@ -97,16 +97,22 @@ async fn handle_signs_in_after_revocation_during_load() {
     let browser = signed_in(&app.node, "ada").await;
     let node = app.start();
     let base = store.reads.load(Ordering::SeqCst);
-    store.hold_at.store(base + 1, Ordering::SeqCst);
+    // The end of all sessions and the load share the held read of the user, and the end begins the read: after the
+    // answer the end goes on first.
+    store.hold_at.store(base, Ordering::SeqCst);
+    let ending = tokio::spawn({
+        let sessions = node.sessions.clone();
+        async move { sessions.end_all_sessions(Principal::new("ada")).await }
+    });
+    settled().await;
     let loading = tokio::spawn({
         let (browser, node) = (browser.clone(), node.clone());
         async move { under_way(&browser, &node).await }
     });
-    while store.reads.load(Ordering::SeqCst) < base + 2 {
-        tokio::task::yield_now().await;
-    }
-    node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
+    settled().await;
+    assert_eq!(store.reads.load(Ordering::SeqCst), base + 2, "the user's record and the session's");
     store.gate.add_permits(1);
+    ending.await.unwrap().unwrap();
     let session = loading.await.unwrap();
     assert_eq!((session.principal(), session.get::<Theme>()), (None, None));
     assert_eq!(kind(session.sign_in(User("bob".into())).await), None);

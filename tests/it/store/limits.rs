@@ -1,12 +1,7 @@
 //! The limits of a shared store from the guide's chapter `guarantees`: changes that a node learns of late or
 //! never.
 
-use std::task::{Context, Waker};
-
-use layered_session::{
-    Principal, Session, SharedTier,
-    testing::{Operation, SpyStore},
-};
+use layered_session::{Principal, SharedTier, testing::SpyStore};
 
 use crate::support::{App, Browser, Node, Theme, dark, get, set, signed_in, theme};
 
@@ -59,41 +54,4 @@ async fn node_with_record_misses_remote_end() {
     browser.visit(&app.start(), async |session| session.destroy().await.unwrap()).await;
     assert_eq!(copy.theme(&app.node).await, dark());
     assert_eq!(copy.theme(&app.start()).await, Theme::default());
-}
-
-// G4: two loads that begin at the same time each read the store.
-#[tokio::test]
-async fn concurrent_loads_each_read_store() {
-    let (app, store) = over_store();
-    let browser = app.dark().await;
-    let cold = app.start();
-    store.take_operations();
-    store.hold_answers(Operation::Read);
-    let mut loads = [(); 2].map(|()| {
-        let (mut browser, cold) = (browser.clone(), &cold);
-        Box::pin(async move { browser.visit(cold, async |session: Session| session.value::<Theme>()).await })
-    });
-    let mut cx = Context::from_waker(Waker::noop());
-    for load in &mut loads {
-        assert!(load.as_mut().poll(&mut cx).is_pending());
-    }
-    store.release();
-    for load in loads {
-        assert_eq!(load.await, dark());
-    }
-    assert_eq!(store.take_operations(), [Operation::Read; 2]);
-}
-
-// G4: each load with an id that the store does not know reads the store again.
-#[tokio::test]
-async fn each_load_rereads_unknown_id() {
-    let (app, store) = over_store();
-    let browser = app.dark().await;
-    store.forget_records();
-    let cold = app.start();
-    store.take_operations();
-    for _ in 0..2 {
-        assert_eq!(browser.theme(&cold).await, Theme::default());
-    }
-    assert_eq!(store.take_operations(), [Operation::Read; 2]);
 }

@@ -1,0 +1,147 @@
+//! Loads of the same owner share one read of the store. An owner that the store does not know is remembered for a
+//! while.
+
+use std::time::Duration;
+
+use layered_session::{
+    Principal, Session, SharedTier,
+    testing::{ManualClock, Operation, SpyStore},
+};
+
+use crate::{
+    support::{Browser, Division, Node, Theme, User, at_once, bare, dark, named, ring, signed_in},
+    writes::stored,
+};
+
+/// Loads the session in many requests at once, of which the store answers none before all have begun.
+async fn load_at_once(store: &SpyStore, node: &Node, browser: &Browser, loads: usize) -> Vec<(Theme, Option<User>)> {
+    store.take_operations();
+    store.hold_answers(Operation::Read);
+    let load = |mut browser: Browser| {
+        Box::pin(async move {
+            browser.visit(node, async |session: Session| (session.value::<Theme>(), session.get::<User>())).await
+        })
+    };
+    let mut loads: Vec<_> = (0..loads).map(|_| load(browser.clone())).collect();
+    for load in &mut loads {
+        assert!(at_once(load.as_mut()).is_none());
+    }
+    store.release();
+    futures_util::future::join_all(loads).await
+}
+
+#[tokio::test]
+async fn fifty_cold_loads_share_one_read() {
+    let (store, app) = stored();
+    let browser = app.dark().await;
+    let seen = load_at_once(&store, &app.start(), &browser, 50).await;
+    assert!(seen.iter().all(|seen| *seen == (dark(), None)));
+    assert_eq!(store.take_operations(), [Operation::Read]);
+}
+
+#[tokio::test]
+async fn cold_loads_of_a_user_read_each_owner_once() {
+    let (store, app) = stored();
+    let browser = signed_in(&app.node, "ada").await;
+    let seen = load_at_once(&store, &app.start(), &browser, 50).await;
+    assert!(seen.iter().all(|(_, user)| *user == Some(User("ada".into()))));
+    let mut owners: Vec<_> = store.take_calls().iter().flat_map(|call| call.owners().to_vec()).collect();
+    owners.sort();
+    assert_eq!(owners.len(), 2);
+    owners.dedup();
+    assert_eq!(owners.len(), 2);
+}
+
+#[tokio::test]
+async fn shared_failure_fails_each_load() {
+    let (store, app) = stored();
+    store.hold_requests(Operation::Read);
+    let mut loads = [(); 3].map(|()| Box::pin(app.node.sessions.for_principal(Principal::new("ada"))));
+    for load in &mut loads {
+        assert!(at_once(load.as_mut()).is_none());
+    }
+    app.pass(Duration::from_millis(250));
+    for load in loads {
+        assert!(load.await.is_err());
+    }
+    let stats = app.node.sessions.stats();
+    assert_eq!((stats.store_failures, stats.store_open), (3, false), "the three loads are one failed call");
+}
+
+// The client of the request whose load began the read leaves.
+#[tokio::test]
+async fn load_survives_the_client_that_began_it() {
+    let (store, app) = stored();
+    let browser = app.dark().await;
+    let cold = app.start();
+    store.take_operations();
+    store.hold_answers(Operation::Read);
+    let mut first = Box::pin(browser.theme(&cold));
+    assert!(at_once(first.as_mut()).is_none());
+    let second = tokio::spawn({
+        let (browser, cold) = (browser.clone(), cold.clone());
+        async move { browser.theme(&cold).await }
+    });
+    crate::support::settled().await;
+    drop(first);
+    store.release();
+    assert_eq!(crate::support::soon(second).await.unwrap(), dark());
+    assert_eq!(store.take_operations(), [Operation::Read]);
+}
+
+#[tokio::test]
+async fn unknown_session_is_asked_once_in_five_seconds() {
+    let (store, app) = stored();
+    let browser = app.dark().await;
+    store.forget_records();
+    let cold = app.start();
+    store.take_operations();
+    for _ in 0..20 {
+        assert_eq!(browser.theme(&cold).await, Theme::default());
+    }
+    assert_eq!(store.take_operations(), [Operation::Read]);
+    app.pass(Duration::from_millis(4_999));
+    assert_eq!(browser.theme(&cold).await, Theme::default());
+    assert_eq!(store.take_operations(), []);
+    app.pass(Duration::from_millis(1));
+    assert_eq!(browser.theme(&cold).await, Theme::default());
+    assert_eq!(store.take_operations(), [Operation::Read]);
+    assert_eq!(cold.sessions.stats().records, 0);
+}
+
+/// A node without memory, whose every load reads the store.
+fn forgetful(store: &SpyStore) -> Node {
+    let chain = bare(&ring(), &ManualClock::new()).value::<Division>().identify_by::<User>(named);
+    Node::new(chain.tier(SharedTier::new(store.clone())).build().unwrap())
+}
+
+#[tokio::test]
+async fn first_write_ends_the_memory_of_absence() {
+    let store = SpyStore::new();
+    let node = forgetful(&store);
+    let ada = async || node.sessions.for_principal(Principal::new("ada")).await.unwrap();
+    let handle = ada().await;
+    assert_eq!(ada().await.get::<Division>(), None);
+    assert_eq!(store.take_operations(), [Operation::Read], "the absence is remembered");
+    handle.set(Division(1)).await.unwrap();
+    assert_eq!(ada().await.get::<Division>(), Some(Division(1)));
+}
+
+// The store has answered the first load before the write, and the answer arrives after the write.
+#[tokio::test]
+async fn load_after_write_sees_the_write() {
+    let store = SpyStore::new();
+    let node = forgetful(&store);
+    let ada = || node.sessions.for_principal(Principal::new("ada"));
+    let handle = ada().await.unwrap();
+    handle.set(Division(1)).await.unwrap();
+    store.hold_answers(Operation::Read);
+    let mut before = Box::pin(ada());
+    assert!(at_once(before.as_mut()).is_none());
+    handle.set(Division(2)).await.unwrap();
+    let mut after = Box::pin(ada());
+    assert!(at_once(after.as_mut()).is_none());
+    store.release();
+    assert_eq!(before.await.unwrap().get::<Division>(), Some(Division(1)));
+    assert_eq!(after.await.unwrap().get::<Division>(), Some(Division(2)));
+}
