@@ -56,7 +56,7 @@ async fn cold_loads_of_a_user_read_each_owner_once() {
 async fn shared_failure_fails_each_load() {
     let (store, app) = stored();
     store.hold_requests(Operation::Read);
-    let mut loads = [(); 3].map(|()| Box::pin(app.node.sessions.for_principal(Principal::new("ada"))));
+    let mut loads = [(); 6].map(|()| Box::pin(app.node.sessions.for_principal(Principal::new("ada"))));
     for load in &mut loads {
         assert!(at_once(load.as_mut()).is_none());
     }
@@ -65,7 +65,7 @@ async fn shared_failure_fails_each_load() {
         assert!(load.await.is_err());
     }
     let stats = app.node.sessions.stats();
-    assert_eq!((stats.store_failures, stats.store_open), (3, false), "the three loads are one failed call");
+    assert_eq!((stats.store_failures, stats.store_open), (6, false), "the six loads are one failed call");
 }
 
 // The client of the request whose load began the read leaves.
