@@ -23,7 +23,7 @@ pub use crate::{
 
 mod commit;
 pub(crate) mod default;
-mod notice;
+pub(crate) mod notice;
 pub(crate) mod outside;
 pub(crate) mod shared;
 mod source;

@@ -14,8 +14,8 @@ use crate::{
     error::CloseReason,
     id::OwnerId,
     tier::{
-        Ask, Commit, CommitKind, Committed, Snapshot, Store, StoreError, StoreErrorKind, StoreFuture, StoredEnd,
-        StoredRecord, Touch,
+        Ask, Commit, CommitKind, Committed, Notice, NoticeStream, Snapshot, Store, StoreError, StoreErrorKind,
+        StoreFuture, StoredEnd, StoredRecord, Touch, notice::hub::NoticeHub,
     },
     time::Clock,
     version::Version,
@@ -44,7 +44,7 @@ use crate::{
 /// # Ok::<_, BoxError>(()) }).unwrap().unwrap();
 /// ```
 #[derive(Clone, Default)]
-pub struct SpyStore(Arc<Mutex<Spied>>);
+pub struct SpyStore(Arc<Mutex<Spied>>, NoticeHub);
 
 #[derive(Default)]
 struct Spied {
@@ -330,8 +330,12 @@ impl Store for SpyStore {
         StoreFuture::boxed(async move {
             self.pass(|spied| spied.requests_held, operation).await;
             let committed = lock(&self.0).commit(commit);
+            // Without the lock: a subscriber's waker runs code of the application.
+            if let Ok((_, Some(notice))) = committed {
+                self.1.send(notice);
+            }
             self.pass(|spied| spied.answers_held, operation).await;
-            committed
+            committed.map(|(committed, _)| committed)
         })
     }
 
@@ -342,6 +346,10 @@ impl Store for SpyStore {
             self.pass(|spied| spied.answers_held, Operation::Touch).await;
             touched
         })
+    }
+
+    fn notices(&self) -> Option<NoticeStream> {
+        Some(self.1.subscribe())
     }
 }
 
@@ -376,7 +384,7 @@ impl Spied {
         Ok(asks.iter().map(answer).collect())
     }
 
-    fn commit(&mut self, commit: Commit<'_>) -> Result<Committed, StoreError> {
+    fn commit(&mut self, commit: Commit<'_>) -> Result<(Committed, Option<Notice>), StoreError> {
         self.begin(Call {
             operation: Operation::of(commit.kind()),
             kind: Some(commit.kind()),
@@ -392,8 +400,9 @@ impl Spied {
             }
             None => commit.apply(&mut record, now),
         };
+        let notice = Notice::of(commit, &committed, record.as_ref());
         self.records.extend(record.map(|record| (commit.owner(), record)));
-        Ok(committed)
+        Ok((committed, notice))
     }
 
     fn touch(&mut self, touches: &[Touch]) -> Result<(), StoreError> {

@@ -6,6 +6,9 @@ use futures_core::Stream;
 
 use super::{Known, OwnerId};
 
+#[cfg(feature = "testing")]
+pub(crate) mod hub;
+
 /// The notices of a store. The stream never ends, and heals its connection by itself.
 pub type NoticeStream = Pin<Box<dyn Stream<Item = Notice> + Send>>;
 
