@@ -34,6 +34,8 @@ pub enum BuildErrorKind {
     Key,
     /// The lifetimes, the clock, the audience or another setting.
     Setting,
+    /// The shared store: its file, its address or its version.
+    Store,
 }
 
 impl BuildErrorKind {

@@ -58,7 +58,8 @@
 //! | let pages read and write | [`SessionWriteback`] |
 //! | bring a socket's writes to the browser's cookie | [`Session::relay`], [`RelayToken`] |
 //! | serve by hyper or tonic | [`Session::load`], [`guide::without_axum`] |
-//! | read from a database, keep sessions in a store | [`tier`] |
+//! | keep sessions in a file | `SqliteStore` (feature `sqlite`) |
+//! | read from a database, keep sessions in a store of one's own | [`tier`] |
 //! | look into a session | [`Session::explain`], `SessionInspector` (feature `inspector`) |
 //! | test | `testing` (feature `testing`) |
 //! | know the promises, their limits and the words | [`guide::guarantees`], [`guide::glossary`] |
@@ -88,6 +89,8 @@ mod require;
 mod resolve;
 mod session;
 mod sessions;
+#[cfg(feature = "sqlite")]
+mod store;
 mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -102,6 +105,8 @@ mod writeback;
 pub use self::frameworks::axum::{MissingValue, Required, Value};
 #[cfg(feature = "inspector")]
 pub use self::inspector::service::{InspectorBody, InspectorFuture, SessionInspector};
+#[cfg(feature = "sqlite")]
+pub use self::store::sqlite::{Durability, SqliteStore, SqliteStoreBuilder};
 #[cfg(feature = "tokio")]
 pub use self::time::TokioClock;
 pub use self::{

@@ -71,6 +71,7 @@ fi
 node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' || fail "Node.js is $(node --version), which is older than 18"
 
 run "library and scenarios" cargo test --all-features --lib --test it
+run "stores" cargo test --all-features --test stores
 run "doctests" cargo test --all-features --doc
 run "examples" cargo build --all-features --examples
 run "hook" node --test tests/hook.test.mjs

@@ -7,6 +7,8 @@ mod page;
 mod shop;
 #[path = "../site/site.rs"]
 mod site;
+#[path = "../site/store.rs"]
+mod store;
 
 use std::time::Duration;
 
@@ -33,15 +35,15 @@ async fn main() -> Result<(), BoxError> {
     site::serve::serve(app(&sessions)?, sessions, std::future::ready(())).await
 }
 
-fn sessions(keys: KeyRing) -> Result<Sessions, BuildError> {
-    Sessions::builder()
+fn sessions(keys: KeyRing) -> Result<Sessions, BoxError> {
+    let chain = Sessions::builder()
         .tier(MemoryTier::builder().max_bytes(64 << 20).build())
         // Plain http is for loopback alone: behind TLS, `sealed(keys)` alone gives `__Host-session` with `Secure`.
         .tier(CookieTier::sealed(keys).name("session").plain_http())
         .value::<Cart>()
         .idle(14 * DAY)
-        .absolute(90 * DAY)
-        .build()
+        .absolute(90 * DAY);
+    Ok(store::shared(chain)?.build()?)
 }
 
 fn app(sessions: &Sessions) -> Result<Router, BuildError> {

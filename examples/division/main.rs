@@ -10,6 +10,8 @@ mod page;
 mod sample;
 #[path = "../site/site.rs"]
 mod site;
+#[path = "../site/store.rs"]
+mod store;
 mod values;
 mod views;
 
@@ -40,8 +42,8 @@ async fn main() -> Result<(), BoxError> {
 }
 
 /// Builds the sessions. The error of a wrong configuration names the remedy.
-fn sessions(keys: KeyRing) -> Result<Sessions, BuildError> {
-    Sessions::builder()
+fn sessions(keys: KeyRing) -> Result<Sessions, BoxError> {
+    let chain = Sessions::builder()
         .tier(MemoryTier::builder().max_bytes(64 << 20).build())
         // Plain http is for loopback alone: behind TLS, `sealed(keys)` alone gives `__Host-session` with `Secure`.
         .tier(CookieTier::sealed(keys).name("session").plain_http())
@@ -49,8 +51,8 @@ fn sessions(keys: KeyRing) -> Result<Sessions, BuildError> {
         .value::<Division>()
         .identify_by::<CurrentUser>(|user| Some(Principal::new(&user.name)))
         .idle(idle())
-        .absolute(365 * DAY)
-        .build()
+        .absolute(365 * DAY);
+    Ok(store::shared(chain)?.build()?)
 }
 
 /// The idle lifetime: `IDLE_SECONDS`, for a quick look at the end of a session, or 31 days.

@@ -6,7 +6,7 @@ use futures_core::Stream;
 
 use super::{Known, OwnerId};
 
-#[cfg(feature = "testing")]
+#[cfg(any(feature = "sqlite", feature = "testing"))]
 pub(crate) mod hub;
 
 /// The notices of a store. The stream never ends, and heals its connection by itself.

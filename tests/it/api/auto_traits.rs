@@ -5,12 +5,12 @@ use std::future::Future;
 
 use layered_session::{
     Batch, BuildError, BuildErrorKind, ChangeEvent, ChangeOrigin, Changes, Clock, CloseReason, CookieTier, DefaultTier,
-    Explanation, InspectorBody, InspectorFuture, KeyRing, LayeredSession, LayeredSessionLayer, Lifetime, MemoryTier,
-    MemoryTierBuilder, MissingSession, MissingSessionKind, MissingValue, Placement, Preload, PreloadFuture,
+    Durability, Explanation, InspectorBody, InspectorFuture, KeyRing, LayeredSession, LayeredSessionLayer, Lifetime,
+    MemoryTier, MemoryTierBuilder, MissingSession, MissingSessionKind, MissingValue, Placement, Preload, PreloadFuture,
     PreloadLayer, Principal, RelayToken, Require, RequireFuture, RequireLayer, Required, Resolution, ResponseFuture,
     SameSite, Scope, Session, SessionInspector, SessionWriteback, Sessions, SessionsBuilder, SharedTier, SignIn, Sleep,
-    Stats, TierAnswer, TierError, TokioClock, Value, ValueSource, Watch, WriteError, WriteErrorKind, WritebackBody,
-    WritebackFuture,
+    SqliteStore, SqliteStoreBuilder, Stats, TierAnswer, TierError, TokioClock, Value, ValueSource, Watch, WriteError,
+    WriteErrorKind, WritebackBody, WritebackFuture,
     testing::{
         Call, Client, ClientRequest, Jar, ManualClock, Operation, Response, SpyStore, TestError, TestSession,
         conformance::{self, Rule, Suite, Violation, Violations},
@@ -61,6 +61,8 @@ fn public_types_have_auto_traits() {
     handle::<ChangeEvent>();
     handle::<ManualClock>();
     handle::<SpyStore>();
+    handle::<SqliteStore>();
+    handle::<SqliteStoreBuilder>();
     handle::<Jar>();
 
     copied::<Required<u8>>();
@@ -73,6 +75,7 @@ fn public_types_have_auto_traits() {
     copied::<CloseReason>();
     copied::<Commit<'static>>();
     copied::<CommitKind>();
+    copied::<Durability>();
     copied::<Lifetime>();
     copied::<Lookup<'static>>();
     copied::<MissingSessionKind>();
