@@ -58,6 +58,7 @@
 //! | let pages read and write | [`SessionWriteback`] |
 //! | bring a socket's writes to the browser's cookie | [`Session::relay`], [`RelayToken`] |
 //! | serve by hyper or tonic | [`Session::load`], [`guide::without_axum`] |
+//! | share sessions among nodes in Redis | `RedisStore` (feature `redis`) |
 //! | keep sessions in a file | `SqliteStore` (feature `sqlite`) |
 //! | read from a database, keep sessions in a store of one's own | [`tier`] |
 //! | look into a session | [`Session::explain`], `SessionInspector` (feature `inspector`) |
@@ -89,7 +90,7 @@ mod require;
 mod resolve;
 mod session;
 mod sessions;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "redis", feature = "sqlite"))]
 mod store;
 mod sync;
 #[cfg(feature = "testing")]
@@ -105,6 +106,8 @@ mod writeback;
 pub use self::frameworks::axum::{MissingValue, Required, Value};
 #[cfg(feature = "inspector")]
 pub use self::inspector::service::{InspectorBody, InspectorFuture, SessionInspector};
+#[cfg(feature = "redis")]
+pub use self::store::redis::RedisStore;
 #[cfg(feature = "sqlite")]
 pub use self::store::sqlite::{Durability, SqliteStore, SqliteStoreBuilder};
 #[cfg(feature = "tokio")]

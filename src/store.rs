@@ -2,6 +2,8 @@
 
 use crate::error::CloseReason;
 
+#[cfg(feature = "redis")]
+pub(crate) mod redis;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 

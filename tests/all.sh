@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every test. What they need beside Rust (a C toolchain, Node.js, Chromium and its driver) is installed from the
+# Runs every test. What they need beside Rust (a C toolchain, Node.js, Chromium and its driver, Redis) is installed from the
 # packages of Debian or Ubuntu where it is missing; on other systems this says what to install.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -36,12 +36,13 @@ missing() {
     has node || echo nodejs
     has chromium chromium-browser google-chrome || echo chromium
     has chromedriver || echo chromium-driver
+    has redis-server || echo redis-server
 }
 
 install() {
     local package packages=() sudo=()
     has apt-get || fail "$* missing: install a C toolchain, Node.js 18 or newer, Chromium or Chrome and the chromedriver of" \
-        "its version, so that cc, node, chromium and chromedriver are in PATH"
+        "its version, and Redis 7, so that cc, node, chromium, chromedriver and redis-server are in PATH"
     if [[ $EUID -ne 0 ]]; then
         has sudo || fail "$* missing: install them as root"
         sudo=(sudo)
@@ -70,6 +71,8 @@ if [[ ${#packages[@]} -gt 0 ]]; then
 fi
 node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' || fail "Node.js is $(node --version), which is older than 18"
 
+# A missing server fails its tests under CI alone.
+export CI=true
 run "library and scenarios" cargo test --all-features --lib --test it
 run "stores" cargo test --all-features --test stores
 run "doctests" cargo test --all-features --doc

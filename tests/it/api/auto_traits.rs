@@ -106,6 +106,8 @@ fn public_types_have_auto_traits() {
     kept::<Explanation>();
     kept::<Found>();
     kept::<SharedTier>();
+    #[cfg(feature = "redis")]
+    kept::<layered_session::RedisStore>();
     kept::<Snapshot>();
     kept::<StoredRecord>();
     kept::<InspectorBody>();

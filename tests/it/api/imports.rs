@@ -24,7 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cookie", &["error", "id", "record", "time", "value", "version"]),
     ("memory", &["error", "id", "node_clock", "notify", "record", "sync", "throttle", "time", "value", "version"]),
     ("tier", &["error", "id", "node_clock", "sync", "throttle", "time", "value", "version"]),
-    ("store", &["error", "tier", "time", "value"]),
+    ("store", &["error", "sync", "throttle", "tier", "time", "value"]),
     ("cross_site", &["cookie", "error", "throttle", "time"]),
     ("config", &["cookie", "cross_site", "id", "record", "tier", "time", "value"]),
     (
