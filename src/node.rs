@@ -31,7 +31,7 @@ use crate::{
     throttle::{MINUTE, Throttle},
     tier::{NodeId, StoredRecord, default::DefaultRule, outside::Failures, shared::SharedTier},
     time::Millis,
-    value::{Json, MAX_NAME, Scope, ValueIndex},
+    value::{Json, Scope, ValueIndex},
     version::Version,
 };
 
@@ -258,24 +258,35 @@ impl Node {
 
     /// Merges the store's copy of an owner into a record.
     pub(crate) fn merge_stored(&self, record: &Record, stored: StoredRecord, scope: Scope, now: Millis) {
+        if scope == Scope::Principal {
+            self.raise_not_before(record, stored.not_before(), now);
+        }
         let schema = &self.config.schema;
-        // A longer name is an entry of another program: no build can declare such a name, and no token with such a name
-        // could be read.
-        let ours = stored.into_entries().filter(|entry| entry.name.len() <= MAX_NAME);
-        let values = ours.filter_map(|entry| {
+        let values = stored.into_entries().filter_map(|entry| {
+            // A value that this build does not declare stays in the store. Another build may keep the value on the
+            // server alone, so the value must not go into the cookie.
+            let index = schema.index_by_name(&entry.name)?;
             // The store's version is kept, however far ahead: an update compares with that version.
             self.note_version(entry.version, now);
             let stored = StoredValue::new(entry.version, entry.json, self.time.written(entry.version, now));
-            match schema.index_by_name(&entry.name) {
-                // A session's record may hold values of either scope. A principal's record holds values of principal
-                // scope alone.
-                Some(index) if scope == Scope::Principal && schema.get(index).scope == Scope::Session => None,
-                Some(index) => Some(IncomingValue::Declared(ValueSlot::incoming(index, stored))),
-                None => Some(IncomingValue::Undeclared(entry.name.into(), stored)),
-            }
+            // A session's record may hold values of either scope. A principal's record holds values of principal scope
+            // alone.
+            let belongs = scope == Scope::Session || schema.get(index).scope == Scope::Principal;
+            belongs.then(|| IncomingValue::Declared(ValueSlot::incoming(index, stored)))
         });
         let values: Vec<_> = values.collect();
         record.merge(IncomingFrom::Store, values.into_iter(), self.write_context(scope, now), None);
+    }
+
+    /// Ends all sessions of a principal whose ids were made up to this version. Each handle checks its session at its
+    /// next use.
+    pub(crate) fn raise_not_before(&self, record: &Record, version: Version, now: Millis) {
+        // Kept until the last cookie that was sealed before can no longer open.
+        if record.raise_not_before(version, self.longest_absolute(), now) {
+            self.note_version(version, now);
+            self.revocations.fetch_add(1, Ordering::AcqRel);
+            record.notify_all();
+        }
     }
 
     /// Counts the bytes of a changed record, and does a bounded step of the memory tier's sweep and eviction.

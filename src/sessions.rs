@@ -99,11 +99,15 @@ impl Sessions {
         Session::job(&self.node, principal).await
     }
 
-    /// Ends all sessions of a principal on this node: the open sessions, and each session whose id is older than the
-    /// call and whose cookie comes later. Sign-ins after the call stay.
+    /// Ends all sessions of a principal: the open sessions, and each session whose id is older than the call and whose
+    /// cookie comes later. Sign-ins after the call stay.
     ///
-    /// "Before" and "later" mean the order of events on this node, whatever steps its clock makes. For a session of
-    /// another node that this node has not seen yet, the clocks of the two nodes decide:
+    /// Over a shared store the call ends the sessions of all nodes. The store stamps the call and the birth of each
+    /// session, so no clock of a node decides. A node with a session in memory learns of the call within 30 seconds.
+    ///
+    /// Without a shared store the call ends the sessions on this node. "Before" and "later" mean the order of events on
+    /// this node, whatever steps its clock makes. For a session of another node that this node has not seen yet, the
+    /// clocks of the two nodes decide:
     ///
     /// - If the other node's clock is ahead, the call misses sign-ins there shortly before the call.
     /// - If this node's clock is ahead, the call also ends sign-ins there shortly after the call.
@@ -117,18 +121,18 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// `Unavailable` if a shared store does not answer. `NoMemory` in a chain without a memory tier: a cookie does not
-    /// tell of the end of other cookies.
+    /// `Unavailable` if a shared store does not answer. `NoMemory` in a chain with neither a memory tier nor a shared
+    /// store: a cookie does not tell of the end of other cookies.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call has ended all of the sessions or none: the call waits only before the end, for a shared store's
-    /// answer.
+    /// A dropped call has ended all of the sessions or none. With a shared store the store decides, and the next load
+    /// asks the store.
     pub async fn end_all_sessions(&self, principal: Principal) -> Result<(), WriteError> {
         let session = self.for_principal(principal).await?;
         end::check_ends_kept(session.shared())?;
         if let Some(principal) = session.shared().principal(self.node.now()) {
-            end::revoke(session.shared(), &principal);
+            end::revoke(session.shared(), &principal).await?;
         }
         Ok(())
     }

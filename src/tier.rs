@@ -18,7 +18,7 @@ use std::{
 pub use crate::{
     error::{BoxError, StoreError, StoreErrorKind},
     id::OwnerId,
-    version::Version,
+    version::{Known, Version},
 };
 
 mod commit;
@@ -34,7 +34,7 @@ pub use self::{
     commit::{Change, Commit, CommitKind, Committed},
     notice::{NodeId, Notice, NoticeStream},
     source::{Found, Lookup, Source},
-    store::{Ask, Known, Snapshot, Store, Touch},
+    store::{Ask, Snapshot, Store, Touch},
     stored::{StoredEnd, StoredEntry, StoredLife, StoredRecord},
 };
 

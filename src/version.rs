@@ -52,3 +52,28 @@ impl fmt::Display for Version {
         write!(f, "{}.{}", self.0 >> 16, self.0 & 0xffff)
     }
 }
+
+/// The state of a record that a node knows from an earlier answer of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    pub(crate) generation: Version,
+    pub(crate) newest: Version,
+}
+
+impl Known {
+    /// Creates the state from the record's [generation](crate::tier::StoredRecord::generation) and [newest
+    /// version](crate::tier::StoredRecord::newest).
+    pub const fn new(generation: Version, newest: Version) -> Self {
+        Self { generation, newest }
+    }
+
+    /// The record's generation.
+    pub const fn generation(self) -> Version {
+        self.generation
+    }
+
+    /// The record's newest version.
+    pub const fn newest(self) -> Version {
+        self.newest
+    }
+}

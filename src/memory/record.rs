@@ -32,7 +32,7 @@ use crate::{
     version::Version,
 };
 
-mod extras;
+pub(crate) mod extras;
 
 /// The bytes of a record without its heap: the sum of the record, the two counters of its `Arc`, the pointer in the
 /// index, and nine bytes of its shard's table, which become 14 as the table is between seven sixteenths and seven
@@ -161,13 +161,6 @@ impl Record {
         self.read().deadline(self.used())
     }
 
-    /// Returns the time until which a shared store must keep the record. For a session this is the absolute deadline:
-    /// the store isn't told of each use, which only memory and the sealed cookie know.
-    pub(crate) fn expires(&self) -> Millis {
-        let state = self.read();
-        state.absolute_deadline().unwrap_or_else(|| state.forget_after(self.used()))
-    }
-
     /// Returns the time from which nothing needs the record any more: see [`State::forget_after`].
     pub(crate) fn forget_after(&self) -> Millis {
         self.read().forget_after(self.used())
@@ -209,14 +202,19 @@ impl Record {
         }
     }
 
+    /// Sets the version at which the session's id was made.
+    pub(crate) fn set_birth(&self, birth: Version) {
+        if let Kind::Session { life, .. } = &mut self.write().kind {
+            life.set_birth(birth);
+        }
+    }
+
     /// Gives the session a lifetime of its own, and counts a use: a shorter idle lifetime begins now, and does not end
     /// the session at once.
-    pub(crate) fn set_lifetime(&self, lifetime: Lifetime, time: &NodeClock, now: Millis) -> Result<(), CloseReason> {
+    pub(crate) fn set_lifetime(&self, lifetime: Lifetime, version: Version, now: Millis) -> Result<(), CloseReason> {
         {
             let mut state = self.write();
             state.check_live(self.used(), now)?;
-            let Kind::Session { life, .. } = &state.kind else { return Err(CloseReason::Expired) };
-            let version = time.fresh(now, life.lifetime_version());
             let _ = state.change_lifetime(now, |life, before| {
                 life.set_lifetime(lifetime, version, before);
                 true
@@ -246,6 +244,21 @@ impl Record {
         let Kind::Principal(principal) = &mut self.write().kind else { return known };
         principal.not_before = principal.not_before.min(Version::last_at(time.wall(principal.revoked)));
         principal.not_before
+    }
+
+    /// Raises the version up to which all sessions of this principal have ended, and keeps the record for at least this
+    /// span. Returns whether the version was raised.
+    pub(crate) fn raise_not_before(&self, version: Version, keep: Duration, now: Millis) -> bool {
+        if version <= self.read().not_before() {
+            return false;
+        }
+        let mut state = self.write();
+        self.reset_if_idle(&mut state, now);
+        let Kind::Principal(principal) = &mut state.kind else { return false };
+        (principal.not_before, principal.revoked) = (principal.not_before.max(version), now);
+        principal.idle = principal.idle.max(keep);
+        self.touch(now);
+        true
     }
 
     /// Checks whether the record would accept the changes, without applying them.

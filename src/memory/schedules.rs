@@ -1,12 +1,12 @@
 //! Schedule tests: a scheduler tries the orders in which threads reach a record, its byte count and its place in the
 //! index. See `tests/README.md`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use shuttle::{check_pct, check_random, thread};
 
 use super::{
-    record::Record,
+    record::{Record, extras::StoreReading},
     tests::{MINUTE, NOW, Tier},
     *,
 };
@@ -239,7 +239,7 @@ fn unconfirmed_write_keeps_record_stale() {
         };
         let write: fn(&Shared) = |shared| {
             for _ in 0..2 {
-                let write = shared.record.extras().sync.begin();
+                let write = shared.record.extras().sync().begin();
                 shared.store.fetch_add(1, Ordering::SeqCst);
                 drop(write);
                 shared.abandoned.fetch_add(1, Ordering::SeqCst);
@@ -247,10 +247,10 @@ fn unconfirmed_write_keeps_record_stale() {
         };
         let load: fn(&Shared) = |shared| {
             if shared.record.is_stale() {
-                let abandoned = shared.record.extras().sync.abandoned_writes();
+                let reading = StoreReading::begin(Some(&shared.record));
                 let found = shared.store.load(Ordering::SeqCst);
                 shared.known.fetch_max(found, Ordering::SeqCst);
-                shared.record.extras().sync.mark_read(abandoned);
+                shared.record.extras().sync().finish(reading, None, Duration::ZERO, Millis(0));
             }
         };
         let look: fn(&Shared) = |shared| {

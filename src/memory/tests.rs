@@ -5,6 +5,7 @@ use std::{ops::ControlFlow, thread, time::Duration};
 use super::*;
 use crate::{
     error::CloseReason,
+    memory::record::extras::StoreReading,
     node_clock::NodeClock,
     record::{
         change::{BudgetShare, Mutation, WriteContext, WriteScope},
@@ -21,7 +22,11 @@ fn record_size_matches_the_docs() {
     let tier = Tier::new(1 << 20);
     let record = tier.hold(0, NOW);
     let _ = record.extras();
-    assert_eq!(record.extras_bytes(), 136, "a record that was updated or watched has extras");
+    assert_eq!(record.extras_bytes(), 48, "a watched record has extras");
+    let _ = record.extras().update_queue();
+    assert_eq!(record.extras_bytes(), 136, "an updated record has locks too");
+    let _ = record.extras().sync();
+    assert_eq!(record.extras_bytes(), 208, "a record of a chain with a store has the state of its reads too");
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -200,14 +205,16 @@ fn threads_keep_map_and_index_consistent() {
 fn load_before_abandoned_write_leaves_record_stale() {
     let tier = Tier::new(1 << 20);
     let record = tier.hold(0, NOW);
-    drop(record.extras().sync.begin());
-    let [first, second] = [record.extras().sync.abandoned_writes(), record.extras().sync.abandoned_writes()];
-    record.extras().sync.mark_read(first);
+    drop(record.extras().sync().begin());
+    let begin = || StoreReading::begin(Some(&record));
+    let finish = |reading| record.extras().sync().finish(reading, None, Duration::ZERO, NOW);
+    let [first, second] = [begin(), begin()];
+    finish(first);
     assert!(!record.is_stale());
-    drop(record.extras().sync.begin());
-    record.extras().sync.mark_read(second);
+    drop(record.extras().sync().begin());
+    finish(second);
     assert!(record.is_stale());
-    record.extras().sync.mark_read(record.extras().sync.abandoned_writes());
+    finish(begin());
     assert!(!record.is_stale());
 }
 

@@ -1,16 +1,25 @@
 //! The shared store of a node, with the node's clock, and with owner ids for the node's audience.
 
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
 use super::Node;
 use crate::{
     config::Identity,
     error::{CloseReason, StoreError, TierError},
     id::OwnerId,
+    memory::record::{Record, extras::StoreReading},
     record::{
         change::Mutation,
-        life::{End, FENCE, Successor},
+        life::{End, FENCE, LifeFields, SessionLife, Successor},
+        state::{Kind, State},
     },
-    tier::{Ask, Change, Commit, CommitKind, Committed, Snapshot, StoredEnd, StoredLife, shared::SharedTier},
+    tier::{
+        Ask, Change, Commit, CommitKind, Committed, Known, Snapshot, StoredEnd, StoredLife, Touch, shared::SharedTier,
+    },
     time::{Millis, Wall},
+    value::Scope,
     version::Version,
 };
 
@@ -75,9 +84,173 @@ impl Node {
     }
 }
 
+/// The time for which memory answers after a read of the store. A shorter time holds while notices are known to be lost.
+const VOUCHED: Duration = Duration::from_secs(30);
+
+const SECOND: Duration = Duration::from_secs(1);
+
+impl Node {
+    /// Whether memory may answer for the owner of a record without a read of the store.
+    pub(crate) fn vouches(&self, record: &Record, now: Millis) -> bool {
+        self.store.is_none() || record.is_vouched(Millis::default(), VOUCHED, now)
+    }
+
+    /// Returns the span for which memory answers after a read of the store: short for a short idle lifetime, so that
+    /// the store is told of uses in time.
+    fn vouched_span(idle: Duration) -> Duration {
+        VOUCHED.min(idle / 10)
+    }
+
+    /// Returns the span for which the store keeps a record after a use. The store is told of a use once per tenth of
+    /// the idle lifetime, and the clocks of the nodes may differ.
+    fn stored_span(&self, idle: Duration) -> Duration {
+        idle.saturating_add(idle / 10).saturating_add(self.time.max_skew)
+    }
+
+    /// Returns the time until which the store must keep a session that was used at `used`: no longer than the session's
+    /// absolute deadline.
+    pub(crate) fn session_until(&self, life: &SessionLife, used: Millis) -> Millis {
+        used.after(self.stored_span(life.idle())).min(life.absolute_deadline().after(self.time.max_skew))
+    }
+
+    /// Returns the time until which the store must keep a record that was used at `used`. A principal's record stays for
+    /// as long as a cookie could bring a removed value back.
+    pub(crate) fn stored_until(&self, state: &State, used: Millis) -> Millis {
+        match &state.kind {
+            Kind::Session { life, .. } => self.session_until(life, used),
+            Kind::Principal(principal) => used.after(self.stored_span(principal.idle)).max(state.forget_after(used)),
+            Kind::Ended(end) => end.until,
+        }
+    }
+
+    /// Returns the last use that the store was told of, from the span until the record expires.
+    fn told_use(&self, state: &State, left: Duration, now: Millis) -> Millis {
+        match state.absolute_deadline() {
+            // The absolute deadline comes before the idle deadline, so the span does not show the last use. A second of
+            // tolerance: the answer was under way.
+            Some(deadline) if deadline.after(self.time.max_skew) <= now.after(left).after(SECOND) => now,
+            _ => now.after(left).before(self.stored_span(state.idle())).min(now),
+        }
+    }
+
+    /// Converts a session's lifetime for the store.
+    pub(crate) fn stored_life(&self, life: &SessionLife) -> StoredLife {
+        let deadline = self.time.wall(life.absolute_deadline()).time();
+        StoredLife::new(deadline, life.idle(), life.lifetime_version()).until_browser_closes(life.ends_with_browser())
+    }
+
+    /// Merges the store's answer for a living owner, and lets memory answer for a while.
+    pub(crate) fn merge_answer(
+        &self,
+        record: &Record,
+        (reading, snapshot): (StoreReading, Snapshot),
+        scope: Scope,
+        now: Millis,
+    ) {
+        let known = match snapshot {
+            Snapshot::Present(stored) => {
+                if let Some(life) = stored.life() {
+                    self.merge_stored_life(record, life, now);
+                }
+                // Before the values: a session that seems idle takes no values.
+                self.merge_use(record, stored.left(), now);
+                let known = stored.known();
+                self.merge_stored(record, stored, scope, now);
+                Some(known)
+            }
+            Snapshot::Unchanged { left } => {
+                self.merge_use(record, left, now);
+                reading.known
+            }
+            // The store has no record whose use it could be told of.
+            Snapshot::Absent | Snapshot::Ended(_) => {
+                record.extras().sync().note_told_use(now);
+                None
+            }
+        };
+        let idle = record.read().idle();
+        record.extras().sync().finish(reading, known, Self::vouched_span(idle), now);
+    }
+
+    /// Merges the uses on all nodes. The store is told of uses in steps of a tenth of the idle lifetime, so the last use
+    /// may have been later by a tenth.
+    fn merge_use(&self, record: &Record, left: Duration, now: Millis) {
+        let (told, idle) = {
+            let state = record.read();
+            (self.told_use(&state, left, now), state.idle())
+        };
+        record.touch(told.after(idle / 10).min(now));
+        record.extras().sync().note_told_use(told);
+    }
+
+    fn merge_stored_life(&self, record: &Record, stored: &StoredLife, now: Millis) {
+        self.note_version(stored.version(), now);
+        let absolute_deadline = self.time.node(Wall::of(stored.absolute_deadline()));
+        let mine = record.read().life().map(SessionLife::fields);
+        let Some(mine) = mine else { return };
+        let life = SessionLife::from(LifeFields {
+            absolute_deadline,
+            idle: stored.idle(),
+            ends_with_browser: stored.ends_with_browser(),
+            lifetime_version: stored.version(),
+            ..mine
+        });
+        self.raise_longest_absolute(absolute_deadline.since(mine.created));
+        record.merge_life(&life, now);
+    }
+
+    /// Returns the version up to which all sessions of a principal have ended.
+    pub(crate) fn not_before(&self, record: &Record, now: Millis) -> Version {
+        match self.store {
+            // The store has stamped the birth of each session too, so both versions come from one clock.
+            Some(_) => record.read().not_before(),
+            None => record.not_before(&self.time, now),
+        }
+    }
+
+    /// Returns the version at which a session's id was made, to compare with [`not_before`](Self::not_before).
+    pub(crate) fn birth(&self, record: &Record, now: Millis) -> Option<Version> {
+        let state = record.read();
+        match self.store {
+            Some(_) => state.life().map(SessionLife::birth),
+            None => state.birth(&self.time, now),
+        }
+    }
+
+    /// Notes that a commit of this node has made or changed a record.
+    pub(crate) fn note_stored(&self, record: &Record, is_whole: bool, now: Millis) {
+        let sync = &record.extras().sync();
+        sync.note_commit(now);
+        if is_whole {
+            let idle = record.read().idle();
+            sync.vouch(Self::vouched_span(idle), now);
+        }
+    }
+}
+
 impl NodeStore<'_> {
-    pub(crate) async fn read(self, owner: OwnerId) -> Result<Snapshot, TierError> {
-        self.tier.read_one(Ask::new(owner), &self.node.time).await
+    pub(crate) async fn read(self, owner: OwnerId, known: Option<Known>) -> Result<Snapshot, TierError> {
+        let ask = Ask::new(owner);
+        self.tier.read_one(known.map_or(ask, |known| ask.unless(known)), &self.node.time).await
+    }
+
+    /// Makes the next read of an owner ask the store, also if the node remembers that the store has no such record.
+    pub(crate) fn forget_absent(self, owner: &OwnerId) {
+        self.tier.forget_absent(owner);
+    }
+
+    /// Tells the store of the uses that are due. A failure is no failure of the load: the store keeps the records for
+    /// longer than a tenth of their idle lifetime, and a later load tells the store again.
+    pub(crate) async fn touch(self, uses: &[(OwnerId, &Record)], now: Millis) {
+        let touch = |(owner, record): &(OwnerId, &Record)| {
+            let state = record.read();
+            let is_due = record.extras().sync().tells_use(state.idle(), now);
+            is_due.then(|| Touch::new(*owner, self.node.stored_until(&state, now).since(now)))
+        };
+        let touches: SmallVec<[Touch; 2]> = uses.iter().filter_map(touch).collect();
+        if !touches.is_empty() {
+            let _ = self.tier.touch(&touches, &self.node.time).await;
+        }
     }
 
     pub(crate) async fn commit(self, owner: OwnerId, write: StoreWrite<'_>) -> Result<Committed, TierError> {

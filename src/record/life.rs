@@ -154,6 +154,10 @@ impl SessionLife {
         self.birth
     }
 
+    pub(crate) const fn set_birth(&mut self, birth: Version) {
+        self.birth = birth;
+    }
+
     pub(crate) const fn absolute_deadline(&self) -> Millis {
         self.absolute_deadline
     }

@@ -200,6 +200,15 @@ impl State {
         changed
     }
 
+    /// Returns the idle lifetime of the owner.
+    pub(crate) fn idle(&self) -> Duration {
+        match &self.kind {
+            Kind::Session { life, .. } => life.idle(),
+            Kind::Principal(principal) => principal.idle,
+            Kind::Ended(_) => Duration::ZERO,
+        }
+    }
+
     /// Returns the lifetime of a living session's record.
     pub(crate) fn life(&self) -> Option<&SessionLife> {
         match &self.kind {

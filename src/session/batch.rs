@@ -128,7 +128,7 @@ impl<'a> Batch<'a> {
         let now = shared.node.now();
         let turn = if rereads { shared.record_of(scope, now) } else { None };
         let _turn = match &turn {
-            Some(record) => Some(record.extras().update_queue.lock().await),
+            Some(record) => Some(record.extras().update_queue().lock().await),
             None => None,
         };
         let mut attempts = Attempts::of(&shared.node);
@@ -211,7 +211,7 @@ pub(super) async fn update<V: SessionValue + Default>(
         let record = shared.record_of(scope, shared.node.now());
         // Updates on this node queue: an update loses only to other kinds of writes, and to other nodes.
         let _turn = match &record {
-            Some(record) => Some(record.extras().update_queue.lock().await),
+            Some(record) => Some(record.extras().update_queue().lock().await),
             None => None,
         };
         let (change, value) = updated(shared, index, update, shared.node.now())?;

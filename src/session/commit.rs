@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use self::through::write_through;
+use self::through::{write_lifetime, write_through};
 use super::shared::{Binding, SessionShared};
 use crate::{
     error::{CloseReason, TierError, WriteError, WriteErrorKind},
@@ -13,7 +13,7 @@ use crate::{
     node::Node,
     record::{
         change::{BudgetShare, CommitRejected, Mutation, WriteContext, WriteScope},
-        life::SessionLife,
+        life::{Lifetime, SessionLife},
     },
     tier::CommitKind,
     time::Millis,
@@ -198,11 +198,16 @@ pub(super) async fn create_session(
 ) -> Result<(Arc<Record>, Version), CommitFailure> {
     let id = planned.map_or_else(new_session_id, |planned| Ok(planned.id))?;
     let known = shared.principal(now).and_then(|principal| shared.find_principal(&principal));
-    let ended = known.map_or(Version::ZERO, |record| record.not_before(&shared.node.time, now));
-    let birth = planned.map_or_else(|| shared.node.time.fresh(now, above.max(ended)), |planned| planned.birth);
+    let ended = known.map_or(Version::ZERO, |record| shared.node.not_before(&record, now));
+    let above = above.max(ended);
+    let birth = planned.map_or_else(|| shared.node.time.fresh(now, above), |planned| planned.birth);
     let (bound, guard) = shared.node.insert_record(id, begin_life(shared, birth, now), now)?;
-    let target = WriteTarget { share, ..WriteTarget::session(Arc::clone(&bound)) };
+    let target = WriteTarget { share, above, ..WriteTarget::session(Arc::clone(&bound)) };
     let version = write(shared, &target, CommitKind::Create, changes, now).await?;
+    if planned.is_none() && shared.node.store.is_some() {
+        // The store stamps the ends of all sessions too, so one clock gives the two versions to compare.
+        bound.set_birth(version);
+    }
     guard.keep();
     Ok((bound, version))
 }
@@ -256,17 +261,43 @@ pub(super) async fn clear(shared: &SessionShared) -> Result<(), WriteError> {
     commit(shared, scope, WriteScope::ClearAll, &changes).await.map(drop)
 }
 
+/// Gives a session a lifetime of its own: first in the store, if the chain has a store, and then in memory.
+pub(super) async fn set_lifetime(
+    shared: &SessionShared,
+    record: &Arc<Record>,
+    lifetime: Lifetime,
+    now: Millis,
+) -> Result<(), WriteError> {
+    let mut life = record.read().life().cloned().ok_or_else(|| WriteError::closed(CloseReason::Expired))?;
+    let version = shared.node.time.fresh(now, life.lifetime_version());
+    if let Some(store) = shared.node.store() {
+        life.set_lifetime(lifetime, version, Millis::default());
+        write_lifetime(shared, store, record, &life, now).await?;
+    }
+    record.set_lifetime(lifetime, version, shared.node.now()).map_err(WriteError::closed)?;
+    shared.node.account(record, now);
+    Ok(())
+}
+
 /// The record that a write goes to.
 pub(super) struct WriteTarget {
     pub(super) record: Arc<Record>,
     pub(super) scope: Scope,
     pub(super) extent: WriteScope,
     pub(super) share: BudgetShare,
+    /// A version that the store's stamp must exceed.
+    pub(super) above: Version,
 }
 
 impl WriteTarget {
     pub(super) const fn session(record: Arc<Record>) -> Self {
-        Self { record, scope: Scope::Session, extent: WriteScope::Values, share: BudgetShare::Ordinary }
+        Self {
+            record,
+            scope: Scope::Session,
+            extent: WriteScope::Values,
+            share: BudgetShare::Ordinary,
+            above: Version::ZERO,
+        }
     }
 
     pub(super) fn principal(record: Arc<Record>) -> Self {
@@ -345,11 +376,12 @@ impl From<CommitRejected> for WriteError {
     }
 }
 
-/// The time for which a write over a store is repeated after other writers have outdated the write.
+/// The time for which a write over a store is repeated at least after other writers have outdated the write.
 const CONTENTION: Duration = Duration::from_secs(1);
 
-/// The maximum number of losses without a store, where no write sleeps.
-const MAX_LOCAL_LOSSES: u32 = 32;
+/// The number of losses after which a write fails. Over a store a write fails no earlier than after [`CONTENTION`]: on a
+/// busy machine a second is too short for many attempts.
+const MAX_LOSSES: u32 = 32;
 
 /// The longest sleep between two attempts, in milliseconds.
 const MAX_BACKOFF: u64 = 32;
@@ -374,8 +406,8 @@ impl<'a> Attempts<'a> {
     ///
     /// # Errors
     ///
-    /// The error of the attempt; `Contended` after a second of losses over a store, or after 33 losses without a store,
-    /// where a loss takes microseconds and the clock may step meanwhile.
+    /// The error of the attempt; `Contended` after 33 losses, over a store no earlier than a second after the first. Without
+    /// a store a loss takes microseconds, and the clock may step meanwhile.
     pub(super) async fn settle<T>(&mut self, attempt: Result<T, CommitFailure>) -> Result<Option<T>, WriteError> {
         match attempt {
             Ok(done) => return Ok(Some(done)),
@@ -384,7 +416,7 @@ impl<'a> Attempts<'a> {
         }
         if self.node.store.is_some() {
             self.back_off().await?;
-        } else if self.losses >= MAX_LOCAL_LOSSES {
+        } else if self.losses >= MAX_LOSSES {
             return Err(CommitFailure::Outdated.into());
         }
         self.losses += 1;
@@ -397,7 +429,7 @@ impl<'a> Attempts<'a> {
             self.since = clock.monotonic();
             return Ok(());
         }
-        if clock.monotonic().saturating_sub(self.since) >= CONTENTION {
+        if self.losses >= MAX_LOSSES && clock.monotonic().saturating_sub(self.since) >= CONTENTION {
             return Err(CommitFailure::Outdated);
         }
         let longest = 1 << (self.losses - 1).min(MAX_BACKOFF.ilog2());

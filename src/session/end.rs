@@ -3,10 +3,7 @@
 //! A `destroy` can meet a renewal: a user signs out in one tab while a response of another tab renews the session. The
 //! sign-out brings the old id, and must end the session under its new id.
 
-use std::{
-    iter,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{iter, sync::Arc};
 
 use super::{
     commit::{self, PlannedSession, new_session_id},
@@ -20,10 +17,9 @@ use crate::{
     error::{CloseReason, WriteError, WriteErrorKind},
     id::{OwnerId, PrincipalTag, RecordKey, SessionId},
     memory::{EndedSession, SessionLookup, record::Record},
-    record::{
-        life::{End, Successor},
-        state::Kind,
-    },
+    node::store::StoreWrite,
+    record::life::{End, Successor},
+    tier::{CommitKind, Committed},
     time::Millis,
     version::Version,
 };
@@ -132,7 +128,7 @@ async fn end_session(
         let until = record.forget_after().max(deadline).max(at_least);
         if let Some(store) = shared.node.store() {
             let owner = shared.node.config.owner(&record.id());
-            if let Some(earlier) = record.extras().sync.track(store.end_line(owner, reason, until)).await? {
+            if let Some(earlier) = record.extras().sync().track(store.end_line(owner, reason, until)).await? {
                 shared.end_as_stored(&record, &earlier, now);
                 return Ok(None);
             }
@@ -168,8 +164,7 @@ pub(super) async fn end_all_sessions(shared: &SessionShared) -> Result<(), Write
     // This session ends before the revocation. The revocation's stamp covers this session too, so this handle would
     // otherwise see an end by another handle.
     end_own(shared, CloseReason::Revoked).await?;
-    revoke(shared, &principal);
-    Ok(())
+    revoke(shared, &principal).await.map(drop)
 }
 
 pub(super) async fn end_other_sessions(shared: &SessionShared) -> Result<(), WriteError> {
@@ -181,7 +176,7 @@ pub(super) async fn end_other_sessions(shared: &SessionShared) -> Result<(), Wri
     check_ends_kept(shared)?;
     let id = new_session_id()?;
     let _exemption = shared.node.exempt_renewals.exempt(*record.key(), shared.handle_id());
-    let stamp = revoke(shared, &principal);
+    let stamp = revoke(shared, &principal).await?;
     let planned = Some(PlannedSession { id, birth: shared.node.time.fresh(now, stamp) });
     let start = SessionStart { kind: StartKind::Renewal, planned, changes: &[] };
     replace::replace_session(shared, &record, &start, now).await
@@ -191,9 +186,9 @@ pub(super) async fn end_other_sessions(shared: &SessionShared) -> Result<(), Wri
 ///
 /// `NoMemory` if no tier would know at the next request that a principal's sessions have ended.
 pub(crate) fn check_ends_kept(shared: &SessionShared) -> Result<(), WriteError> {
-    if shared.node.memory.is_none() {
-        let message = "the memory tier keeps the end of a user's sessions, and this chain has no memory tier: add \
-                       `.tier(MemoryTier::builder().build())`";
+    if shared.node.memory.is_none() && shared.node.store.is_none() {
+        let message = "the memory tier or a shared store keeps the end of a user's sessions, and this chain has \
+                       neither: add `.tier(MemoryTier::builder().build())`";
         return Err(WriteError::new(WriteErrorKind::NoMemory, message));
     }
     Ok(())
@@ -226,31 +221,33 @@ fn signed_in(
     Ok((record, principal))
 }
 
-/// Ends all sessions of a principal whose ids were made up to now. Returns the version up to which the sessions have
-/// ended.
-pub(crate) fn revoke(shared: &SessionShared, principal: &ResolvedPrincipal) -> Version {
+/// Ends all sessions of a principal whose ids were made up to now: first in the store, and then on this node. Returns
+/// the version up to which the sessions have ended.
+pub(crate) async fn revoke(shared: &SessionShared, principal: &ResolvedPrincipal) -> Result<Version, WriteError> {
     let now = shared.node.now();
     let record = shared.hold_principal(principal, now);
-    let version = {
-        let mut state = record.write();
-        record.reset_if_idle(&mut state, now);
-        let time = &shared.node.time;
-        // This node doesn't know the counters of other nodes in this millisecond, so all ids of the millisecond end
-        // too.
-        let version = time.fresh(now, Version::ZERO).max(Version::last_at(time.wall(now)));
-        time.note_version(version, now);
-        if let Kind::Principal(principal) = &mut state.kind {
-            (principal.not_before, principal.revoked) = (version, now);
-            // Kept until the last cookie that was sealed before can no longer open.
-            principal.idle = principal.idle.max(shared.node.longest_absolute());
+    let time = &shared.node.time;
+    // This node doesn't know the counters of other nodes in this millisecond, so all ids of the millisecond end too.
+    let version = time.fresh(now, Version::ZERO).max(Version::last_at(time.wall(now)));
+    let version = match shared.node.store() {
+        Some(store) => {
+            let until = now.after(shared.node.longest_absolute());
+            let write = StoreWrite { above: version, ..StoreWrite::of(CommitKind::Revoke, until) };
+            match record.extras().sync().track(store.commit(principal.owner, write)).await? {
+                Committed::Applied { stamp, .. } => stamp,
+                _ => return Err(not_taken()),
+            }
         }
-        version
+        None => version,
     };
-    record.touch(now);
+    shared.node.raise_not_before(&record, version, shared.node.now());
     shared.node.account(&record, now);
-    shared.node.revocations.fetch_add(1, Ordering::AcqRel);
-    record.notify_all();
-    version
+    Ok(version)
+}
+
+fn not_taken() -> WriteError {
+    let message = "the shared store refused the end of the user's sessions: try again";
+    WriteError::new(WriteErrorKind::Unavailable, message)
 }
 
 /// Returns the session that a `destroy` of this handle ends: the handle's own session if that session lives, else its

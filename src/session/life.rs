@@ -59,12 +59,13 @@ impl Session {
     /// # Errors
     ///
     /// `Closed` once the session has ended and this handle can't begin another session; `Invalid` on a job's handle;
-    /// `HeadSent` in a chain without memory, once the response head has left.
+    /// `HeadSent` in a chain without memory, once the response head has left; `Unavailable` if a shared store does not
+    /// answer.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call has either set the lifetime or changed nothing. The call waits only for another sign-in, renewal,
-    /// sign-out or first write of this handle.
+    /// A dropped call has either set the lifetime or changed nothing. With a shared store the store decides, and the next
+    /// load asks the store.
     pub async fn set_lifetime(&self, lifetime: Lifetime) -> Result<(), WriteError> {
         lifecycle::set_lifetime(self.shared(), lifetime).await
     }
@@ -229,7 +230,7 @@ impl Session {
     ///
     /// - `Invalid` if no user is signed in, and on a job's handle (see
     ///   [`Sessions::end_all_sessions`](crate::Sessions::end_all_sessions)).
-    /// - `NoMemory` in a chain without a memory tier, before anything has changed.
+    /// - `NoMemory` in a chain with neither a memory tier nor a shared store, before anything has changed.
     /// - `Closed` once the session has ended, and the errors of `destroy`.
     ///
     /// # Cancel safety

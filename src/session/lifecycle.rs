@@ -117,8 +117,7 @@ pub(super) async fn set_lifetime(shared: &SessionShared, lifetime: Lifetime) -> 
     let now = shared.node.now();
     match shared.live(now) {
         Ok(record) => {
-            record.set_lifetime(lifetime, &shared.node.time, now).map_err(WriteError::closed)?;
-            shared.node.account(&record, now);
+            commit::set_lifetime(shared, &record, lifetime, now).await?;
         }
         Err(Some(reason)) if !may_be_followed(shared, Site::Another) => return Err(WriteError::closed(reason)),
         Err(_) if matches!(shared.binding(), Binding::PrincipalOnly) => {

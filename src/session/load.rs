@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::request::Parts;
+use smallvec::SmallVec;
 
 use self::{
     admit::Admission,
@@ -15,9 +16,9 @@ use crate::{
     cross_site::CrossSite,
     error::{CloseReason, TierError},
     id::{Principal, RecordKey},
-    memory::record::Record,
+    memory::record::{Record, extras::StoreReading},
     node::Node,
-    tier::{Lookup, Snapshot, outside::WaitPolicy},
+    tier::{Lookup, outside::WaitPolicy},
     time::Millis,
     value::{Json, Scope},
 };
@@ -51,6 +52,7 @@ pub(super) async fn run(
     if let Some(merging) = merging {
         merging.finish(&mut shared, now);
     }
+    tell_use(&shared, now).await;
     Ok(shared)
 }
 
@@ -60,7 +62,9 @@ pub(super) async fn job(node: &Arc<Node>, principal: Principal) -> Result<Sessio
     let mut shared = SessionShared::new(Arc::clone(node), Binding::PrincipalOnly, RequestToken::default(), false);
     shared.head_principal = Some(Arc::new(node.config.resolve_principal(principal)));
     shared.computed = answers.into();
-    load_principal(&shared, node.now()).await?;
+    let now = node.now();
+    load_principal(&shared, now).await?;
+    tell_use(&shared, now).await;
     if node.store.is_none() && node.memory.is_none() {
         // A job has no response whose cookie could keep a write. In a chain with neither memory nor a store the write
         // would thus be lost at once: the flag makes each write of the job fail with `HeadSent`.
@@ -112,7 +116,7 @@ async fn open_session(
         Admission::Live(record, accepted) => {
             shared.bind(Binding::Live(Arc::clone(&record)));
             shared.request_token.key = key;
-            return Ok(accepted.map(|(opened, stored)| merge::merge_token(shared, &record, opened, stored, now)));
+            return Ok(accepted.map(|opened| merge::merge_token(shared, &record, opened, now)));
         }
     }
     shared.request_token.key = key;
@@ -148,23 +152,47 @@ pub(in crate::session) async fn load_record(
     principal: &ResolvedPrincipal,
     now: Millis,
 ) -> Result<Option<Arc<Record>>, TierError> {
-    let Some(store) = shared.node.store() else { return Ok(None) };
     let known = shared.find_principal(principal);
-    if known.as_ref().is_some_and(|record| !record.is_stale() && record.closed(now).is_none()) {
-        return Ok(known);
+    if known.as_ref().is_some_and(|record| shared.node.vouches(record, now) && record.closed(now).is_none()) {
+        return Ok(known.filter(|_| shared.node.store.is_some()));
     }
-    let abandoned = known.as_ref().map_or(Record::NEVER_LOADED, |record| record.abandoned_writes());
-    let snapshot = store.read(principal.owner).await?;
-    let record = shared.principal_record(principal, now);
-    if let Snapshot::Present(stored) = snapshot {
-        shared.node.merge_stored(&record, stored, Scope::Principal, now);
-    }
-    // If memory had a record before the store was asked, that record is marked: each record of an owner counts its own
-    // abandoned writes.
-    known.as_ref().unwrap_or(&record).mark_read(abandoned);
+    read_record(shared, principal, now).await
+}
+
+/// Reads a principal's record from the store, and merges the store's copy. `None` without a store.
+pub(in crate::session) async fn read_record(
+    shared: &SessionShared,
+    principal: &ResolvedPrincipal,
+    now: Millis,
+) -> Result<Option<Arc<Record>>, TierError> {
+    let Some(store) = shared.node.store() else { return Ok(None) };
+    let record = loop {
+        let known = shared.find_principal(principal);
+        let reading = StoreReading::begin(known.as_deref());
+        let snapshot = store.read(principal.owner, reading.known).await?;
+        let record = shared.principal_record(principal, now);
+        // Memory may have evicted the known record meanwhile. Each record of an owner counts its own abandoned writes,
+        // and `Unchanged` tells nothing to another record.
+        if known.is_none_or(|known| Arc::ptr_eq(&known, &record)) {
+            shared.node.merge_answer(&record, (reading, snapshot), Scope::Principal, now);
+            break record;
+        }
+    };
     // Counted even if empty, so that memory remembers a store without a record of the principal.
     shared.node.account(&record, now);
     Ok(Some(record))
+}
+
+/// Tells the store that the session and its principal are in use. An upgrade request is no use of the session.
+async fn tell_use(shared: &SessionShared, now: Millis) {
+    let Some(store) = shared.node.store() else { return };
+    let config = &shared.node.config;
+    let principal = shared.principal(now);
+    let principal = principal.and_then(|principal| Some((principal.owner, shared.find_principal(&principal)?)));
+    let session = shared.live(now).ok().filter(|_| !shared.flags.upgrade.is_set());
+    let session = session.map(|record| (config.owner(&record.id()), record));
+    let uses: SmallVec<[_; 2]> = session.iter().chain(&principal).map(|(owner, record)| (*owner, &**record)).collect();
+    store.touch(&uses, now).await;
 }
 
 /// Traces a request without a session that another site caused. The loader traces the other refusals, with their

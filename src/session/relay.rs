@@ -211,9 +211,9 @@ pub(super) async fn find_token_record(
     let (node, key) = (&shared.node, RecordKey(*id.as_bytes()));
     if let Some(store) = node.store()
         // The store is not asked if memory has the store's last answer.
-        && !matches!(node.lookup(&id), SessionLookup::Live(record) if !record.is_stale())
+        && !matches!(node.lookup(&id), SessionLookup::Live(record) if node.vouches(&record, now))
     {
-        match store.read(node.config.owner(&id)).await.map_err(WriteError::from)? {
+        match store.read(node.config.owner(&id), None).await.map_err(WriteError::from)? {
             Snapshot::Present(_) | Snapshot::Unchanged { .. } => {}
             Snapshot::Absent => return Err(RelayRefused::OtherSession),
             Snapshot::Ended(end) => return Err(RelayRefused::Closed(end.reason())),

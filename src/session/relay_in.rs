@@ -222,9 +222,7 @@ fn check_order(
         return Err(RelayRefused::OtherUser);
     }
     let is_revoked = |principal: Arc<ResolvedPrincipal>| {
-        shared
-            .find_principal(&principal)
-            .is_some_and(|record| record.not_before(&shared.node.time, now) >= planned.birth)
+        shared.find_principal(&principal).is_some_and(|record| shared.node.not_before(&record, now) >= planned.birth)
     };
     if [present, user].into_iter().flatten().any(is_revoked) {
         return Err(RelayRefused::Closed(CloseReason::Revoked));

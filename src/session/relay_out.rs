@@ -200,7 +200,7 @@ fn plan_session(
     }
     let time = &shared.node.time;
     let known = user.and_then(|principal| shared.find_principal(principal));
-    let above = known.map_or(Version::ZERO, |record| record.not_before(time, now));
+    let above = known.map_or(Version::ZERO, |record| shared.node.not_before(&record, now));
     Ok(PlannedSession { id: new_session_id()?, birth: time.fresh(now, above) })
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     commit::{PlannedSession, begin_life, new_session_id},
+    load,
     shared::SessionShared,
 };
 use crate::{
@@ -85,7 +86,7 @@ pub(super) async fn replace_session(
     let mut replacement = Replacement { start, predecessor, followed, stamp: None, is_unstored: false };
     let _gate = match shared.node.store() {
         Some(store) => {
-            let gate = old.extras().renew_gate.write().await;
+            let gate = old.extras().renew_gate().write().await;
             replace_in_store(shared, store, (old, &next), &mut replacement, now).await?;
             Some(gate)
         }
@@ -97,6 +98,9 @@ pub(super) async fn replace_session(
     }
     moved?;
     made.keep();
+    if shared.node.store.is_some() {
+        shared.node.note_stored(&next, true, now);
+    }
     shared.node.account(old, now);
     shared.node.account(&next, now);
     // Notified after the rebinding: a watch of this handle then sees the renewal as its own.
@@ -134,8 +138,8 @@ pub(super) fn successor_state(
     let Kind::Session { life, .. } = &state.kind else { return Err(CommitRejected::Closed(CloseReason::Expired)) };
     // The birth is greater than every version that this node has seen. So the birth is greater than that of the old
     // session, which no `end_all_sessions` has covered.
-    let fresh = |above| shared.node.time.fresh(now, above);
-    let birth = start.planned.map_or_else(|| fresh(start.above()), |planned| planned.birth);
+    let fresh = || stamp.unwrap_or_else(|| shared.node.time.fresh(now, start.above()));
+    let birth = start.planned.map_or_else(fresh, |planned| planned.birth);
     let fields = match start.kind {
         StartKind::Renewal => LifeFields { birth, ..life.fields() },
         StartKind::SignIn { .. } => {
@@ -176,6 +180,10 @@ async fn replace_in_store(
 ) -> Result<(), WriteError> {
     let copied = create_in_store(shared, store, (old, next), replacement, now).await?;
     let owner = shared.node.config.owner(&next.id());
+    if let Err(error) = check_revoked_in_store(shared, old, replacement, now).await {
+        end_copy(shared, store, owner, now).await;
+        return Err(error);
+    }
     let mut retired = match end_in_store(shared, store, (old, owner), replacement, now).await {
         Ok(retired) => retired,
         Err(error) => {
@@ -185,10 +193,10 @@ async fn replace_in_store(
     };
     let later = later_writes(shared, &retired, &copied, replacement);
     if !later.is_empty() {
-        let write = StoreWrite { changes: &later, ..StoreWrite::of(CommitKind::Update, until(&copied, now)) };
+        let write = StoreWrite { changes: &later, ..StoreWrite::of(CommitKind::Update, now) };
         // The old session has ended, so a failure of this write is no failure of the move: memory has the values, and
         // the next load asks the store again.
-        match next.extras().sync.track(store.commit(owner, write)).await {
+        match next.extras().sync().track(store.commit(owner, write)).await {
             Ok(Committed::Ended(end)) => return Err(WriteError::closed(shared.end_as_stored(old, &end, now))),
             Ok(Committed::Absent) => {
                 let _ = shared.end(old, CloseReason::Destroyed, now);
@@ -205,6 +213,26 @@ async fn replace_in_store(
     });
     shared.node.merge_stored(old, retired, Scope::Session, now);
     Ok(())
+}
+
+/// Checks whether another node has ended all sessions of the principal, after the store has stamped the copy: a renewal
+/// must not carry a revoked session beyond its end.
+async fn check_revoked_in_store(
+    shared: &SessionShared,
+    old: &Arc<Record>,
+    replacement: &Replacement<'_>,
+    now: Millis,
+) -> Result<(), WriteError> {
+    let SessionStart { kind, planned, .. } = replacement.start;
+    // The birth that an order has planned is older than the copy, so a later load finds such a session revoked.
+    if *kind != StartKind::Renewal || planned.is_some() {
+        return Ok(());
+    }
+    if let (Some(principal), Some(store)) = (shared.principal_for(old, now), shared.node.store()) {
+        store.forget_absent(&principal.owner);
+        load::read_record(shared, &principal, now).await?;
+    }
+    shared.check_revoked(old, now).map_err(WriteError::closed)
 }
 
 /// Ends the copy of a session after a failed move, so that no session stays in the store whose id no browser has. A
@@ -229,8 +257,10 @@ async fn create_in_store(
     let carried = copy.values.declared().filter(|slot| !written.iter().any(|change| change.index == slot.index));
     let carried = carried.map(|slot| carried_change(schema.get(slot.index).name, &slot.value));
     let changes: Vec<_> = carried.chain(written.iter().map(Change::from)).collect();
-    let above = copy.values.newest();
-    let write = StoreWrite { changes: &changes, above, ..StoreWrite::of(CommitKind::Create, until(&copy, now)) };
+    let above = copy.values.newest().max(replacement.start.above());
+    let life = copy.life().map(|life| shared.node.stored_life(life));
+    let until = shared.node.stored_until(&copy, now);
+    let write = StoreWrite { changes: &changes, life, above, ..StoreWrite::of(CommitKind::Create, until) };
     match store.commit(shared.node.config.owner(&next.id()), write).await? {
         Committed::Applied { stamp, .. } => {
             shared.node.note_version(stamp, now);
@@ -241,10 +271,6 @@ async fn create_in_store(
         _ if replacement.start.planned.is_some() => Err(WriteError::closed(CloseReason::Renewed)),
         _ => Err(not_taken()),
     }
-}
-
-fn until(state: &State, now: Millis) -> Millis {
-    state.absolute_deadline().unwrap_or(now)
 }
 
 fn carried_change<'a>(name: &'a str, value: &'a StoredValue) -> Change<'a> {
@@ -263,7 +289,7 @@ async fn end_in_store(
     // With `identify` the store names no successor: it does not know the users of requests.
     let successor = replacement.predecessor.shares_end.then_some(next);
     let end = store.end(shared.node.config.owner(&old.id()), CloseReason::Renewed, successor, until);
-    match old.extras().sync.track(end).await? {
+    match old.extras().sync().track(end).await? {
         Committed::Retired(record) => Ok(record),
         Committed::Ended(end) => Err(WriteError::closed(shared.end_as_stored(old, &end, now))),
         Committed::Absent => {

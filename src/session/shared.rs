@@ -240,8 +240,8 @@ impl SessionShared {
         if let Some(principal) = self.principal_for(bound, now)
             && let Some(record) = self.find_principal(&principal)
         {
-            let not_before = record.not_before(&self.node.time, now);
-            let birth = bound.read().birth(&self.node.time, now);
+            let not_before = self.node.not_before(&record, now);
+            let birth = self.node.birth(bound, now);
             if birth.is_some_and(|birth| birth <= not_before) {
                 if let Some(renewer) = self.node.exempt_renewals.renewer(bound.key()) {
                     // The renewal that is under way decides whether the session lives. Until then only the renewing

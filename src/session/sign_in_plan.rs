@@ -85,7 +85,7 @@ impl SignInPlan {
         };
         let now = shared.node.now();
         let known = loaded.clone().or_else(|| shared.find_principal(principal.as_deref()?));
-        let above = known.as_ref().map_or(Version::ZERO, |record| record.not_before(&shared.node.time, now));
+        let above = known.as_ref().map_or(Version::ZERO, |record| shared.node.not_before(record, now));
         let before = match shared.live(now) {
             Ok(record) => Some(record),
             Err(_) if may_begin => None,

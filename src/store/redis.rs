@@ -12,7 +12,7 @@ use self::{
 use crate::{
     error::{BuildError, BuildErrorKind, StoreError, StoreErrorKind},
     throttle::{MINUTE, Throttle},
-    tier::{Ask, Commit, Committed, NoticeStream, Snapshot, Store, StoreFuture, Touch},
+    tier::{Ask, Commit, Committed, NoticeStream, Snapshot, Store, StoreFuture, StoredRecord, Touch},
     time::Millis,
 };
 
@@ -104,6 +104,7 @@ impl RedisStore {
     async fn snapshots(&self, asks: &[Ask]) -> Result<Vec<Snapshot>, StoreError> {
         let key = |ask: &Ask| layout::key(&self.prefix, &ask.owner());
         let mut calls = redis::pipe();
+        calls.cmd("TIME");
         for ask in asks {
             match ask.known() {
                 // The header shows whether the record has changed.
@@ -113,7 +114,10 @@ impl RedisStore {
         }
         let mut snapshots = Vec::with_capacity(asks.len());
         let (mut changed, mut reread) = (Vec::new(), redis::pipe());
-        for (ask, answer) in asks.iter().zip(self.repeat(&calls, None).await?) {
+        let mut answers = self.repeat(&calls, None).await?.into_iter();
+        let now = layout::server_time(self.link.accepted(answers.next().unwrap_or(Value::Nil))?)?;
+        let left = |record: &StoredRecord| record.expires().duration_since(now).unwrap_or_default();
+        for (ask, answer) in asks.iter().zip(answers) {
             let answer = self.link.accepted(answer)?;
             let Some(known) = ask.known() else {
                 snapshots.push(snapshot(layout::record(answer)?));
@@ -129,7 +133,7 @@ impl RedisStore {
                         changed.push(snapshots.len());
                         reread.hgetall(key(ask));
                     }
-                    Snapshot::Unchanged { expires: record.expires() }
+                    Snapshot::Unchanged { left: left(&record) }
                 }
                 found => snapshot(found),
             });
@@ -137,6 +141,11 @@ impl RedisStore {
         if !changed.is_empty() {
             for (at, answer) in changed.into_iter().zip(self.repeat(&reread, None).await?) {
                 snapshots[at] = snapshot(layout::record(self.link.accepted(answer)?)?);
+            }
+        }
+        for snapshot in &mut snapshots {
+            if let Snapshot::Present(record) = snapshot {
+                record.left = left(record);
             }
         }
         Ok(snapshots)

@@ -113,7 +113,7 @@ impl Operation {
 /// let sessions = chain.idle(hour).absolute(hour).build()?;
 /// testing::session(&sessions).await?.set(Visits(1)).await?;
 /// let calls = store.take_calls();
-/// assert_eq!(calls[0].keep(), Some(hour));
+/// assert_eq!(calls[0].keep(), Some(2 * hour), "the lifetime and `max_skew`");
 /// # Ok::<_, BoxError>(()) }).unwrap().unwrap();
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -158,7 +158,6 @@ impl SharedTier {
     }
 
     /// Notes that the record of an owner has changed: later reads ask the store.
-    #[allow(dead_code, reason = "no chain follows notices yet")]
     pub(crate) fn forget_absent(&self, owner: &OwnerId) {
         self.flights.note_change(owner);
     }
@@ -178,7 +177,6 @@ impl SharedTier {
     }
 
     /// Keeps records for longer: see [`Store::touch`].
-    #[allow(dead_code, reason = "no chain touches yet")]
     pub(crate) async fn touch(&self, touches: &[Touch], time: &NodeClock) -> Result<(), TierError> {
         let answered = self.caller.call(&*time.clock, |store| store.touch(touches)).await;
         answered.map_err(|error| self.failed(&self.writes, "touch", error, time))

@@ -1,11 +1,8 @@
 //! The shared store: [`Store`], the chain's questions, and the store's answers.
 
-use std::{
-    fmt,
-    time::{Duration, SystemTime},
-};
+use std::{fmt, time::Duration};
 
-use super::{Commit, Committed, NoticeStream, OwnerId, StoreFuture, StoredEnd, StoredRecord, Version};
+use super::{Commit, Committed, Known, NoticeStream, OwnerId, StoreFuture, StoredEnd, StoredRecord};
 
 /// A shared store: the records of all nodes, by owner.
 ///
@@ -77,31 +74,6 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// The state of a record that a node knows from an earlier answer of the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
-    pub(crate) generation: Version,
-    pub(crate) newest: Version,
-}
-
-impl Known {
-    /// Creates the state from the record's [generation](StoredRecord::generation) and [newest
-    /// version](StoredRecord::newest).
-    pub const fn new(generation: Version, newest: Version) -> Self {
-        Self { generation, newest }
-    }
-
-    /// The record's generation.
-    pub const fn generation(self) -> Version {
-        self.generation
-    }
-
-    /// The record's newest version.
-    pub const fn newest(self) -> Version {
-        self.newest
-    }
-}
-
 /// A use of one owner's record.
 #[derive(Clone, Copy, Debug)]
 pub struct Touch {
@@ -110,7 +82,6 @@ pub struct Touch {
 }
 
 impl Touch {
-    #[allow(dead_code, reason = "no chain touches yet")]
     pub(crate) const fn new(owner: OwnerId, keep: Duration) -> Self {
         Self { owner, keep }
     }
@@ -139,7 +110,6 @@ impl Ask {
     }
 
     /// Lets the store answer [`Snapshot::Unchanged`] if the record is still the known record.
-    #[allow(dead_code, reason = "no chain revalidates yet")]
     pub(crate) const fn unless(mut self, known: Known) -> Self {
         self.known = Some(known);
         self
@@ -165,8 +135,8 @@ pub enum Snapshot {
     Present(StoredRecord),
     /// The record lives, and is still the [known](Ask::known) record.
     Unchanged {
-        /// The present time of [`StoredRecord::expires`].
-        expires: SystemTime,
+        /// The span until the record expires: see [`StoredRecord::left`].
+        left: Duration,
     },
     /// The store has no record of the owner.
     Absent,

@@ -30,6 +30,7 @@ pub struct StoredRecord {
     pub(crate) life: Option<StoredLife>,
     pub(crate) end: Option<StoredEnd>,
     pub(crate) expires: SystemTime,
+    pub(crate) left: Duration,
     pub(crate) entries: Vec<StoredEntry>,
 }
 
@@ -43,6 +44,7 @@ impl StoredRecord {
             life: None,
             end: None,
             expires: UNIX_EPOCH,
+            left: Duration::ZERO,
             entries: Vec::new(),
         }
     }
@@ -75,10 +77,15 @@ impl StoredRecord {
         self.end.as_ref()
     }
 
-    /// The time at which the store may drop the record, by the store's clock. A touch on any node moves this time, so
-    /// nodes compute the last use of a session from it.
+    /// The time at which the store may drop the record, by the store's clock.
     pub const fn expires(&self) -> SystemTime {
         self.expires
+    }
+
+    /// The span until the record expires, at the time of the store's answer. A touch on any node extends this span, so a
+    /// node computes the last use of a session from the span: the clocks of the store and of the node may differ.
+    pub const fn left(&self) -> Duration {
+        self.left
     }
 
     /// The values and tombstones, in no order.
@@ -122,6 +129,13 @@ impl StoredRecord {
         self
     }
 
+    /// Sets the span until the record expires. [`answer`](Self::answer) sets the span by the store's clock.
+    #[must_use]
+    pub const fn with_left(mut self, left: Duration) -> Self {
+        self.left = left;
+        self
+    }
+
     /// Adds a value as JSON bytes, or a tombstone (`None`), with its version.
     #[must_use]
     pub fn with_entry(mut self, name: impl Into<String>, json: Option<Bytes>, version: Version) -> Self {
@@ -138,11 +152,12 @@ impl StoredRecord {
     ///
     /// This method is the whole contract of [`Store::read`](super::Store::read) as code.
     pub fn answer(&self, ask: Ask, now: SystemTime) -> Snapshot {
+        let left = self.expires.duration_since(now).unwrap_or_default();
         match self.end {
-            _ if self.expires <= now => Snapshot::Absent,
+            _ if left.is_zero() => Snapshot::Absent,
             Some(end) => Snapshot::Ended(end),
-            None if ask.known() == Some(self.known()) => Snapshot::Unchanged { expires: self.expires },
-            None => Snapshot::Present(self.clone()),
+            None if ask.known() == Some(self.known()) => Snapshot::Unchanged { left },
+            None => Snapshot::Present(self.clone().with_left(left)),
         }
     }
 

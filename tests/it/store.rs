@@ -7,18 +7,21 @@
 //! - `outages`: a store that is down
 //! - `deadlines`: a store that does not answer in time
 //! - `breaker`: a store that gives no answer to several calls in a row
+//! - `end_all`: the end of all sessions of a user
 //! - `eviction`: memory under pressure over a store
 //! - `limits`: changes that a node learns of late or never
 //! - `parallel_loads`: two loads of a request
 //! - `shared_reads`: loads of the same owner, and of an owner that the store does not know
 //! - `adoption`: a store that refuses the values that a sign-in adopts, or answers late
 //! - `retention`: how long a record stays in the store
+//! - `revalidation`: how long memory answers without a read, and uses that the store is told of
 
 mod adoption;
 mod answers;
 mod breaker;
 mod commits;
 mod deadlines;
+mod end_all;
 mod eviction;
 mod limits;
 mod moves;
@@ -26,4 +29,5 @@ mod outages;
 mod outdated_writes;
 mod parallel_loads;
 mod retention;
+mod revalidation;
 mod shared_reads;

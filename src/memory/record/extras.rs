@@ -1,24 +1,51 @@
 //! The rare fields of a record: the subscribed handles, the async locks of writers, and the state of writes to a store.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use once_cell::race::OnceBox;
 
 use super::Record;
 use crate::{
     error::TierError,
     notify::{HandleWakers, Subscribers},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Millis,
+    version::Known,
 };
 
 /// The fields that only watched, contended or stored records need.
 #[derive(Debug, Default)]
 pub(crate) struct RecordExtras {
     pub(crate) subscribers: Subscribers,
+    locks: OnceBox<WriterLocks>,
+    sync: OnceBox<StoreSync>,
+}
+
+/// The async locks of writers.
+#[derive(Debug, Default)]
+struct WriterLocks {
+    update_queue: tokio::sync::Mutex<()>,
+    renew_gate: tokio::sync::RwLock<()>,
+}
+
+impl RecordExtras {
     /// Held by one update at a time: concurrent updates queue instead of losing to each other.
-    pub(crate) update_queue: tokio::sync::Mutex<()>,
+    pub(crate) fn update_queue(&self) -> &tokio::sync::Mutex<()> {
+        &self.locks.get_or_init(Box::default).update_queue
+    }
+
     /// Shared by writes to a shared store. Held exclusively by a renewal over such a store, which copies the values to
     /// the new id in the store: the renewal waits for the writes in flight, and later writes go to the new id.
-    pub(crate) renew_gate: tokio::sync::RwLock<()>,
-    pub(crate) sync: StoreSync,
+    pub(crate) fn renew_gate(&self) -> &tokio::sync::RwLock<()> {
+        &self.locks.get_or_init(Box::default).renew_gate
+    }
+
+    pub(crate) fn sync(&self) -> &StoreSync {
+        self.sync.get_or_init(Box::default)
+    }
 }
 
 impl Record {
@@ -26,9 +53,17 @@ impl Record {
         self.extras.get_or_init(Box::default)
     }
 
+    fn sync(&self) -> Option<&StoreSync> {
+        self.extras.get()?.sync.get()
+    }
+
     /// Returns the bytes of the extras, if there are any.
     pub(in crate::memory) fn extras_bytes(&self) -> usize {
-        self.extras.get().map_or(0, |_| size_of::<RecordExtras>())
+        self.extras.get().map_or(0, |extras| {
+            let locks = extras.locks.get().map_or(0, |_| size_of::<WriterLocks>());
+            let sync = extras.sync.get().map_or(0, |_| size_of::<StoreSync>());
+            size_of::<RecordExtras>() + locks + sync
+        })
     }
 
     pub(crate) fn unsubscribe(&self, wakers: &Arc<HandleWakers>) {
@@ -51,29 +86,25 @@ impl Record {
     /// Marks a record that was created without a read of the store. The store may hold other values of the owner, so
     /// the next load reads the store.
     pub(crate) fn never_loaded(self) -> Self {
-        drop(self.extras().sync.begin());
+        drop(self.extras().sync().begin());
         self
     }
 
-    /// The number of abandoned writes of a record that is [`never_loaded`](Self::never_loaded), for a load that asked
-    /// the store before the record existed.
-    pub(crate) const NEVER_LOADED: usize = 1;
-
-    /// Returns [`StoreSync::abandoned_writes`].
-    pub(crate) fn abandoned_writes(&self) -> usize {
-        self.extras.get().map_or(0, |extras| extras.sync.abandoned_writes())
-    }
-
-    /// Notes a read of the store: see [`StoreSync::mark_read`]. A record without extras has no abandoned write.
-    pub(crate) fn mark_read(&self, abandoned: usize) {
-        if let Some(extras) = self.extras.get() {
-            extras.sync.mark_read(abandoned);
-        }
-    }
-
-    /// Whether the store must be read before memory can answer for the owner.
+    /// Whether the outcome of a write is unknown, so that the store must be read before memory can answer.
     pub(crate) fn is_stale(&self) -> bool {
-        self.extras.get().is_some_and(|extras| extras.sync.is_stale())
+        self.sync().is_some_and(StoreSync::is_stale)
+    }
+
+    /// Whether memory may answer for the owner without a read of the store: the store has confirmed the record after
+    /// `since`, and neither its time nor `limit` after the confirmation has passed.
+    pub(crate) fn is_vouched(&self, since: Millis, limit: Duration, now: Millis) -> bool {
+        self.sync().is_some_and(|sync| {
+            let confirmed = Millis(sync.confirmed.load(Ordering::Acquire));
+            !sync.is_stale()
+                && confirmed >= since
+                && now < confirmed.after(limit)
+                && now.0 < sync.vouched_until.load(Ordering::Acquire)
+        })
     }
 }
 
@@ -87,6 +118,35 @@ pub(crate) struct StoreSync {
     abandoned_writes: AtomicUsize,
     /// The abandoned writes before the last read of the store: the read shows their outcome.
     read_after: AtomicUsize,
+    /// The time of the last read of the store, in milliseconds of node time; 0 before the first read.
+    confirmed: AtomicU64,
+    /// The time until which memory may answer without another read, if notices arrive.
+    vouched_until: AtomicU64,
+    /// The last use of the record that the store has been told of.
+    told_use: AtomicU64,
+    /// The store's record that memory has merged whole.
+    known: Mutex<Option<Known>>,
+}
+
+/// A read of the store for a record. Begin the reading before the store is asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StoreReading {
+    abandoned: usize,
+    /// The store's record that memory had merged whole when the reading began.
+    pub(crate) known: Option<Known>,
+}
+
+impl StoreReading {
+    /// Begins a reading for a record that memory has, or may get as a record that was [`Record::never_loaded`].
+    pub(crate) fn begin(record: Option<&Record>) -> Self {
+        let sync = record.and_then(Record::sync);
+        // A record that is created while the store is asked counts one abandoned write.
+        let none = if record.is_some() { 0 } else { 1 };
+        Self {
+            abandoned: sync.map_or(none, StoreSync::abandoned_writes),
+            known: sync.and_then(|sync| *sync.known.lock()),
+        }
+    }
 }
 
 impl StoreSync {
@@ -116,10 +176,38 @@ impl StoreSync {
         self.abandoned_writes.load(Ordering::Acquire)
     }
 
-    /// Notes that memory has merged a read of the store, begun after `abandoned` abandoned writes. Several reads may
-    /// race, and the last to begin needn't be the last to end: the maximum counts.
-    pub(crate) fn mark_read(&self, abandoned: usize) {
-        self.read_after.fetch_max(abandoned, Ordering::AcqRel);
+    /// Notes that memory has merged a read of the store whole, and may answer for `span`. Several reads may race, and
+    /// the last to begin needn't be the last to end: the maximum counts.
+    pub(crate) fn finish(&self, reading: StoreReading, known: Option<Known>, span: Duration, now: Millis) {
+        self.read_after.fetch_max(reading.abandoned, Ordering::AcqRel);
+        *self.known.lock() = known;
+        self.vouch(span, now);
+    }
+
+    /// Notes that memory has the store's record, and may answer for `span`.
+    pub(crate) fn vouch(&self, span: Duration, now: Millis) {
+        self.confirmed.store(now.0, Ordering::Release);
+        self.vouched_until.store(now.after(span).0, Ordering::Release);
+    }
+
+    /// Notes a commit of this node. The store's record may have changes of other nodes too, so the next read must be
+    /// answered whole.
+    pub(crate) fn note_commit(&self, used: Millis) {
+        *self.known.lock() = None;
+        self.note_told_use(used);
+    }
+
+    /// Notes a use that the store has been told of.
+    pub(crate) fn note_told_use(&self, used: Millis) {
+        self.told_use.fetch_max(used.0, Ordering::AcqRel);
+    }
+
+    /// Whether the caller must tell the store of a use: the first caller, once a tenth of the idle lifetime has passed
+    /// since the last use that the store was told of.
+    pub(crate) fn tells_use(&self, idle: Duration, now: Millis) -> bool {
+        let told = self.told_use.load(Ordering::Acquire);
+        now >= Millis(told).after(idle / 10)
+            && self.told_use.compare_exchange(told, now.0, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 }
 

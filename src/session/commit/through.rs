@@ -1,13 +1,19 @@
 //! A write over a shared store: the store decides, and memory takes the store's answer.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use super::{CommitFailure, WriteTarget};
 use crate::{
     error::{CloseReason, WriteError},
     id::OwnerId,
+    memory::record::Record,
     node::store::{NodeStore, StoreWrite},
-    record::change::{Mutation, WriteContext, WriteScope},
+    record::{
+        change::{Mutation, WriteContext, WriteScope},
+        life::SessionLife,
+    },
     session::shared::SessionShared,
     tier::{Change, CommitKind, Committed},
     time::Millis,
@@ -25,7 +31,7 @@ pub(super) async fn write_through(
     context: WriteContext<'_>,
 ) -> Result<Version, CommitFailure> {
     let WriteTarget { record, scope, .. } = target;
-    let _gate = record.extras().renew_gate.read().await;
+    let _gate = record.extras().renew_gate().read().await;
     record.check_budget(changes, context)?;
     // Touched before the store is asked: otherwise the session could expire while the store works, and other handles
     // would see the end.
@@ -37,15 +43,19 @@ pub(super) async fn write_through(
     let removes = *scope == Scope::Principal && changes.iter().any(|change| change.json.is_none());
     // A removal stays for as long as a cookie could bring the value back.
     let tombstone = if removes { context.now.after(context.tombstones) } else { Millis::default() };
-    let until = record.expires().max(tombstone);
+    let (life, until) = {
+        let state = record.read();
+        let life = state.life().filter(|_| kind == CommitKind::Create).map(|life| shared.node.stored_life(life));
+        (life, shared.node.stored_until(&state, context.now).max(tombstone))
+    };
     let told: SmallVec<[Change<'_>; 2]> = changes.iter().map(Change::from).collect();
     // The store may have lost the record: its stamp must still be above the versions in memory and in cookies.
-    let above = record.read().values.newest();
-    let write = StoreWrite { changes: &told, above, ..StoreWrite::of(kind, until) };
+    let above = target.above.max(record.read().values.newest());
+    let write = StoreWrite { changes: &told, life, above, ..StoreWrite::of(kind, until) };
     let config = &shared.node.config;
     let except = config.identity_index().map(|index| config.schema.get(index).name);
     let clear = StoreWrite { kind: CommitKind::Clear { except }, ..write };
-    let pending = record.extras().sync.begin();
+    let pending = record.extras().sync().begin();
     let answer = match target.extent {
         WriteScope::Values => store.commit(owner, write).await,
         WriteScope::ClearAll => match store.commit(owner, clear).await {
@@ -61,7 +71,7 @@ pub(super) async fn write_through(
             return Err(error.into());
         }
     };
-    let applied = apply(shared, target, committed, changes, context);
+    let applied = apply(shared, target, (kind, committed), changes, context);
     // Not before: the code of a value's type may panic in `apply`.
     pending.settle(false);
     shared.node.account(record, context.now);
@@ -72,7 +82,7 @@ pub(super) async fn write_through(
 fn apply(
     shared: &SessionShared,
     WriteTarget { record, scope, .. }: &WriteTarget,
-    committed: Committed,
+    (kind, committed): (CommitKind, Committed),
     changes: &[Mutation],
     context: WriteContext<'_>,
 ) -> Result<Version, CommitFailure> {
@@ -85,6 +95,7 @@ fn apply(
                 ..change.clone()
             };
             let stamped: Vec<_> = changes.iter().map(stamp).collect();
+            shared.node.note_stored(record, kind == CommitKind::Create, context.now);
             record.commit(&stamped, WriteContext { now: shared.node.now(), ..context })?;
             Ok(version)
         }
@@ -97,6 +108,33 @@ fn apply(
         Committed::Absent | Committed::Retired(_) => {
             let _ = shared.end(record, CloseReason::Destroyed, context.now);
             Err(WriteError::closed(CloseReason::Destroyed).into())
+        }
+    }
+}
+
+/// Writes a lifetime of a session to the store.
+pub(super) async fn write_lifetime(
+    shared: &SessionShared,
+    store: NodeStore<'_>,
+    record: &Arc<Record>,
+    life: &SessionLife,
+    now: Millis,
+) -> Result<(), WriteError> {
+    let _gate = record.extras().renew_gate().read().await;
+    let stored = Some(shared.node.stored_life(life));
+    let until = shared.node.session_until(life, now);
+    let write = StoreWrite { life: stored, ..StoreWrite::of(CommitKind::Update, until) };
+    let owner = shared.node.config.owner(&record.id());
+    match record.extras().sync().track(store.commit(owner, write)).await? {
+        Committed::Applied { stamp, .. } => {
+            shared.node.note_version(stamp, now);
+            shared.node.note_stored(record, false, now);
+            Ok(())
+        }
+        Committed::Ended(end) => Err(WriteError::closed(shared.end_as_stored(record, &end, now))),
+        Committed::Absent | Committed::Outdated(_) | Committed::Retired(_) => {
+            let _ = shared.end(record, CloseReason::Destroyed, now);
+            Err(WriteError::closed(CloseReason::Destroyed))
         }
     }
 }

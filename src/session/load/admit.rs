@@ -6,30 +6,29 @@ use super::token::{CurrentToken, OpenedCookie};
 use crate::{
     error::{CloseReason, TierError},
     id::RecordKey,
-    memory::{EndedSession, SessionLookup, record::Record},
+    memory::{
+        EndedSession, SessionLookup,
+        record::{Record, extras::StoreReading},
+    },
     record::life::{End, Successor},
     session::shared::{Binding, SessionShared, fenced},
     tier::Snapshot,
     time::Millis,
+    value::Scope,
 };
 
 /// The decision about an opened token.
-#[expect(clippy::large_enum_variant, reason = "each load moves one admission, once")]
 pub(super) enum Admission {
     /// The store has no such session: the request counts as a request without a token.
     Unknown,
     /// The session is over.
     Over(Binding),
-    /// The session lives. `None` if the token proves its id and nothing more; otherwise the values of the token and of
-    /// the store are to be merged into the records.
-    Live(Arc<Record>, Option<(OpenedCookie, Option<StoreAnswer>)>),
+    /// The session lives. `None` if the token proves its id and nothing more; otherwise the values of the token are to
+    /// be merged into the records.
+    Live(Arc<Record>, Option<OpenedCookie>),
 }
 
-/// The store's snapshot, and the number of this node's abandoned writes before the store was asked.
-pub(super) struct StoreAnswer {
-    pub(super) snapshot: Snapshot,
-    pub(super) abandoned: usize,
-}
+type StoreAnswer = (StoreReading, Snapshot);
 
 /// Finds the record of the session that a genuine token names.
 pub(super) async fn admit(shared: &SessionShared, opened: OpenedCookie, now: Millis) -> Result<Admission, TierError> {
@@ -40,14 +39,15 @@ pub(super) async fn admit(shared: &SessionShared, opened: OpenedCookie, now: Mil
         SessionLookup::Unknown => None,
     };
     let stored = match node.store() {
-        Some(store) if known.as_ref().is_none_or(|record| record.is_stale()) => {
-            let abandoned = known.as_ref().map_or(0, |record| record.abandoned_writes());
-            Some(StoreAnswer { snapshot: store.read(node.config.owner(id)).await?, abandoned })
+        // A session that seems idle here may be in use on another node.
+        Some(store) if known.as_ref().is_none_or(|known| !node.vouches(known, now) || known.closed(now).is_some()) => {
+            let reading = StoreReading::begin(known.as_deref());
+            Some((reading, store.read(node.config.owner(id), reading.known).await?))
         }
         _ => None,
     };
     match (&stored, &known) {
-        (Some(StoreAnswer { snapshot: Snapshot::Absent, .. }), known) => {
+        (Some((_, Snapshot::Absent)), known) => {
             // Ends the open handles and watches of this node too.
             if let Some(record) = known {
                 let _ = shared.end(record, CloseReason::Destroyed, now);
@@ -55,7 +55,7 @@ pub(super) async fn admit(shared: &SessionShared, opened: OpenedCookie, now: Mil
             return Ok(Admission::Unknown);
         }
         // Memory keeps no tombstone of an old end, since the store has the end.
-        (Some(StoreAnswer { snapshot: Snapshot::Ended(end), .. }), None) => {
+        (Some((_, Snapshot::Ended(end))), None) => {
             let ended = EndedSession::of(node.stored_end(end, now), now);
             if matches!(ended, EndedSession::LongAgo) {
                 return Ok(Admission::Over(ended.into()));
@@ -71,8 +71,8 @@ pub(super) async fn admit(shared: &SessionShared, opened: OpenedCookie, now: Mil
     })
 }
 
-/// Merges the token's and the store's account of the session's life into the record, and decides whether the session
-/// lives.
+/// Merges the store's answer and the token's account of the session's life into the record, and decides whether the
+/// session lives.
 fn settle(
     shared: &SessionShared,
     record: Arc<Record>,
@@ -83,12 +83,15 @@ fn settle(
     let token = &opened.token;
     record.confirm();
     end_predecessor(shared, &record, token, now);
-    if let Some(StoreAnswer { snapshot: Snapshot::Ended(end), .. }) = &stored {
+    if let Some((_, Snapshot::Ended(end))) = &stored {
         shared.end_as_stored(&record, end, now);
     }
     let life = &token.life;
     shared.node.raise_longest_absolute(life.absolute_deadline().since(life.created()));
     record.touch(token.used(now));
+    if let Some(answer) = stored {
+        shared.node.merge_answer(&record, answer, Scope::Session, now);
+    }
     // The session may have ended after the look-up.
     if let Some(ended) = fenced(&record, now) {
         return Admission::Over(ended);
@@ -103,7 +106,7 @@ fn settle(
         record.merge_life(&token.life, now);
         return Admission::Live(record, None);
     }
-    Admission::Live(record, Some((opened, stored)))
+    Admission::Live(record, Some(opened))
 }
 
 /// Ends the id that a session had before its last renewal or sign-in, which may have happened on another node. From

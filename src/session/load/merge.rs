@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    admit::StoreAnswer,
-    token::{CurrentToken, OpenedCookie},
-};
+use super::token::{CurrentToken, OpenedCookie};
 use crate::{
     cookie::payload::EntryOwner,
     memory::record::Record,
@@ -16,7 +13,6 @@ use crate::{
         values::{Resolution, ValueSlot},
     },
     session::shared::{Binding, SessionShared},
-    tier::Snapshot,
     time::Millis,
     value::{Schema, Scope, ValueIndex},
     version::Version,
@@ -57,20 +53,13 @@ impl OwnerMerge {
     }
 }
 
-/// Merges the store's copy of a session, and then the token's copy.
+/// Merges the token's copy of a session. The store's copy is in the record already.
 pub(super) fn merge_token(
     shared: &SessionShared,
     record: &Arc<Record>,
     opened: OpenedCookie,
-    stored: Option<StoreAnswer>,
     now: Millis,
 ) -> TokenMerge {
-    if let Some(StoreAnswer { snapshot, abandoned }) = stored {
-        if let Snapshot::Present(stored) = snapshot {
-            shared.node.merge_stored(record, stored, Scope::Session, now);
-        }
-        record.mark_read(abandoned);
-    }
     let payload = merge_payload(shared, record, &opened.token, shared.node.config.resolution, now);
     TokenMerge { opened, payload }
 }

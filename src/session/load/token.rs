@@ -105,7 +105,7 @@ pub(in crate::session) fn find_known(head: &RequestHead) -> Option<KnownToken> {
 fn recognise(node: &Node, token: &[u8], now: Millis) -> Option<KnownToken> {
     let memory = node.memory.as_ref()?;
     let record = memory.look_up(&RecordKey(*seal::session_id_of(token)?.as_bytes()))?;
-    if record.is_stale() {
+    if !node.vouches(&record, now) {
         return None;
     }
     let fingerprint = node.config.fingerprints.fingerprint(token, node.config.cookie.ring().generation());
@@ -122,7 +122,8 @@ fn recognise(node: &Node, token: &[u8], now: Millis) -> Option<KnownToken> {
         // If the principal's record was evicted, has expired or has changed, memory may lack values of the token: the
         // token must be opened.
         Some((key, revision)) if *revision != 0 => {
-            Some(memory.principal(key).filter(|record| record.live(now, State::revision) == Ok(*revision))?)
+            let is_same = |record: &Arc<Record>| record.live(now, State::revision) == Ok(*revision);
+            Some(memory.principal(key).filter(|record| is_same(record) && node.vouches(record, now))?)
         }
         _ => None,
     };
@@ -196,7 +197,7 @@ impl OpenedTokens {
         let token = check_current(node, payload, now);
         self.brought.add(id, token.is_some());
         let ended = node.end_reason(&id).is_some();
-        let token = token.filter(|token| !token.is_idle(now) || ended || node.lives(&id));
+        let token = token.filter(|token| !token.is_idle(now) || ended || node.lives(&id) || node.store.is_some());
         // An ended id and another id count as several sessions: the other id may be that of a planted cookie.
         if token.is_some() || ended {
             self.several |= self.session.replace(id).is_some_and(|other| other != id);
@@ -267,7 +268,7 @@ impl CurrentToken {
 
 /// Corrects the times of a payload. `None` if the token is further ahead than `max_skew` or past its absolute deadline.
 pub(in crate::session) fn check_current(node: &Node, payload: Box<Payload>, now: Millis) -> Option<CurrentToken> {
-    let (time, head) = (&node.time, &payload.head);
+    let (time, head, stamped) = (&node.time, &payload.head, node.store.is_some());
     let wall = time.wall(now);
     if head.issued > wall.after(node.time.max_skew) {
         node.counters.skewed_tokens.fetch_add(1, Ordering::Relaxed);
@@ -282,7 +283,9 @@ pub(in crate::session) fn check_current(node: &Node, payload: Box<Payload>, now:
     let lead = time.lead_at(head.issued);
     let node = |at: Wall| Millis(at.0).after(Duration::from_millis(lead));
     let mut life = head.life.map(node);
-    life.birth = time.believed(life.birth, sealed);
+    if !stamped {
+        life.birth = time.believed(life.birth, sealed);
+    }
     life.lifetime_version = time.believed(life.lifetime_version, sealed);
     let (mut issued, mut idle_deadline) = (node(head.issued), node(head.idle_deadline));
     if issued > now {

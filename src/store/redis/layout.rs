@@ -20,7 +20,7 @@
 
 use std::{
     borrow::Cow,
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -226,6 +226,14 @@ pub(super) fn bytes(value: Value) -> Result<Vec<u8>, StoreError> {
 
 pub(super) fn malformed(cause: &'static str) -> StoreError {
     StoreError::other(cause)
+}
+
+/// Decodes the answer of `TIME`: seconds and microseconds. The scripts cut the time to milliseconds too.
+pub(super) fn server_time(answer: Value) -> Result<SystemTime, StoreError> {
+    let (seconds, micros): (u64, u32) =
+        redis::from_redis_value(answer).map_err(|_| malformed("the server gave no time"))?;
+    let since = Duration::from_secs(seconds).saturating_add(Duration::from_millis((micros / 1000).into()));
+    Ok(UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH))
 }
 
 #[cfg(test)]

@@ -144,7 +144,7 @@ impl Store for Model {
                 let record = state.records.get(&owner);
                 let overlooked = ask.known().is_some_and(|known| state.overlooked.get(&owner) == Some(&known));
                 match record {
-                    Some(record) if overlooked => Snapshot::Unchanged { expires: record.expires() },
+                    Some(record) if overlooked => wrong::unchanged(record, now),
                     _ => (self.conduct.answer)(record, *ask, now),
                 }
             };

@@ -123,7 +123,7 @@ const SESSION_ARROWS: &[(&str, &[&str])] = &[
     ("relay", &["load", "shared"]),
     ("commit", &["shared"]),
     ("batch", &["commit", "read", "shared"]),
-    ("replace", &["commit", "shared"]),
+    ("replace", &["commit", "load", "shared"]),
     ("lifecycle", &["commit", "replace", "shared"]),
     ("end", &["commit", "lifecycle", "replace", "shared"]),
     ("sign_in_plan", &["commit", "lifecycle", "load", "replace", "shared"]),

@@ -20,14 +20,15 @@ use crate::support::{
 const HEAD_SENT: Option<WriteErrorKind> = Some(WriteErrorKind::HeadSent);
 
 /// Nodes with memory, without memory, with memory over a store, and without memory over a store.
-fn nodes(app: &App) -> [(Node, bool); 4] {
+/// Nodes with every combination of a memory tier and a shared store, each with whether the node has the two.
+fn nodes(app: &App) -> [(Node, bool, bool); 4] {
     let values = |chain: SessionsBuilder| chain.value::<Theme>().value::<Visits>().identify_by::<User>(named);
     let without = || values(bare(&app.ring, &app.clock));
     [
-        (app.start(), true),
-        (Node::new(without().build().unwrap()), false),
-        (app.start_with(|sessions| sessions.tier(SharedTier::new(SpyStore::new()))), true),
-        (Node::new(without().tier(SharedTier::new(SpyStore::new())).build().unwrap()), false),
+        (app.start(), true, false),
+        (Node::new(without().build().unwrap()), false, false),
+        (app.start_with(|sessions| sessions.tier(SharedTier::new(SpyStore::new()))), true, true),
+        (Node::new(without().tier(SharedTier::new(SpyStore::new())).build().unwrap()), false, true),
     ]
 }
 
@@ -55,7 +56,7 @@ async fn late(browser: &Browser, node: &Node, loads_before: bool) -> Extensions 
 async fn load_after_response_head_permits_no_renewal() {
     let app = App::new();
     for loads_before in [false, true] {
-        for (node, has_memory) in nodes(&app) {
+        for (node, has_memory, _) in nodes(&app) {
             for mut browser in [visitor(&node).await, Browser::new()] {
                 let session = Session::load(&late(&browser, &node, loads_before).await).await.unwrap();
                 let expected = if has_memory { None } else { HEAD_SENT };
@@ -132,20 +133,20 @@ async fn pending_or_dropped_load_sets_vary() {
 }
 
 #[tokio::test]
-async fn end_all_needs_memory() {
+async fn end_all_needs_memory_or_a_store() {
     let app = App::new();
-    for (node, has_memory) in nodes(&app) {
+    for (node, keeps_ends) in nodes(&app).into_iter().map(|(node, memory, store)| (node, memory || store)) {
         let mut browser = signed_in(&node, "ada").await;
         let turns = async |session: Session| {
             [session.end_other_sessions().await, session.end_all_sessions().await].map(|turn| kind(turn).is_none())
         };
         let end_all = node.sessions.end_all_sessions(Principal::new("eve")).await;
-        assert_eq!(end_all.is_ok(), has_memory);
+        assert_eq!(end_all.is_ok(), keeps_ends);
         if let Err(error) = end_all {
             assert!(error.to_string().contains("MemoryTier"), "the remedy: {error}");
         }
-        assert_eq!(browser.visit(&node, turns).await, [has_memory; 2]);
-        if !has_memory {
+        assert_eq!(browser.visit(&node, turns).await, [keeps_ends; 2]);
+        if !keeps_ends {
             set(&mut browser, &node, theme("dark")).await;
             let seen = async |session: Session| (session.principal(), session.value::<Theme>());
             assert_eq!(browser.visit(&node, seen).await, (Some(Principal::new("ada")), theme("dark")));

@@ -18,7 +18,7 @@ use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
     App, BoxFuture, Browser, Division, Node, Theme, Trace, User, Visits, builder, chain, cookie, dark, first_write,
-    kind, memory, ring, set_cookies, sign_in, signed_in, source, store, theme, under_way,
+    kind, memory, ring, set_cookies, sign_in, signed_in, source, store, theme, ticking, under_way,
 };
 use crate::writes::{count, stored, visits};
 
@@ -191,10 +191,11 @@ async fn renewal_creates_new_before_ending_old() {
 async fn outdated_snapshot_is_counted_in_bytes() {
     let theirs = || {
         let long = bytes::Bytes::from(vec![b'7'; 10_000]);
-        StoredRecord::new(Version::ZERO).with_entry("of_another_build", Some(long), Version::from_u64(1 << 40))
+        StoredRecord::new(Version::ZERO).with_entry("current_division_id", Some(long), Version::from_u64(1 << 40))
     };
+    let clock = ManualClock::new();
     let node = Node::new(
-        builder(&ring(), &ManualClock::new())
+        builder(&ring(), &clock)
             .tier(store(
                 "faster",
                 |_| Snapshot::Present(StoredRecord::new(Version::ZERO)),
@@ -204,7 +205,8 @@ async fn outdated_snapshot_is_counted_in_bytes() {
             .unwrap(),
     );
     let job = node.sessions.for_principal(Principal::new("ada")).await.unwrap();
-    assert!(job.update(|division: &mut Division| division.0 = 3).await.is_err());
+    let update = ticking(&clock, job.update(|division: &mut Division| division.0 = 3));
+    assert!(update.await.is_err());
     assert!(node.sessions.stats().bytes > 10_000);
 }
 

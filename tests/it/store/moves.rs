@@ -324,7 +324,7 @@ async fn failed_end_leaves_no_copy_in_the_store() {
     let calls = store.take_calls();
     assert_eq!(
         calls.iter().map(Call::operation).collect::<Vec<_>>(),
-        [Operation::Create, Operation::End, Operation::End]
+        [Operation::Create, Operation::Read, Operation::End, Operation::End]
     );
-    assert_eq!(calls[0].owner(), calls[2].owner());
+    assert_eq!(calls[0].owner(), calls[3].owner());
 }

@@ -43,7 +43,7 @@ fn outcome(committed: &Committed) -> String {
 
 fn seen(snapshot: &Snapshot) -> String {
     match snapshot {
-        Snapshot::Present(record) => format!("present {}", shape(record)),
+        Snapshot::Present(record) => format!("present {:?} {}", record.left(), shape(record)),
         other => format!("{other:?}"),
     }
 }

@@ -50,8 +50,8 @@ const fn with_kind<'a>(commit: &Commit<'a>, kind: CommitKind) -> Commit<'a> {
     Commit { kind, ..*commit }
 }
 
-const fn unchanged(record: &StoredRecord) -> Snapshot {
-    Snapshot::Unchanged { expires: record.expires() }
+pub(super) fn unchanged(record: &StoredRecord, now: SystemTime) -> Snapshot {
+    Snapshot::Unchanged { left: record.expires().duration_since(now).unwrap_or_default() }
 }
 
 /// Whether a commit changes a name.

@@ -75,7 +75,7 @@ pub(super) const STORES: &[Wrong] = &[
         ONLY,
         Conduct {
             answer: |record, ask, now| match record {
-                Some(record) if ask.known() == Some(record.known()) && now < record.expires() => unchanged(record),
+                Some(record) if ask.known() == Some(record.known()) && now < record.expires() => unchanged(record, now),
                 _ => (RIGHT.answer)(record, ask, now),
             },
             ..RIGHT
@@ -86,7 +86,7 @@ pub(super) const STORES: &[Wrong] = &[
         ONLY,
         Conduct {
             answer: |record, ask, now| match record {
-                None if ask.known().is_some() => Snapshot::Unchanged { expires: now },
+                None if ask.known().is_some() => Snapshot::Unchanged { left: Duration::ZERO },
                 _ => (RIGHT.answer)(record, ask, now),
             },
             ..RIGHT
@@ -98,7 +98,7 @@ pub(super) const STORES: &[Wrong] = &[
         Conduct {
             answer: |record, ask, now| match (RIGHT.answer)(record, ask, now) {
                 Snapshot::Present(record) if ask.known().map(Known::newest) == Some(record.newest()) => {
-                    unchanged(&record)
+                    unchanged(&record, now)
                 }
                 other => other,
             },
@@ -115,7 +115,7 @@ pub(super) const STORES: &[Wrong] = &[
                         known.generation() == record.generation() && known.newest() >= record.newest()
                     }) =>
                 {
-                    unchanged(&record)
+                    unchanged(&record, now)
                 }
                 other => other,
             },
@@ -128,8 +128,8 @@ pub(super) const STORES: &[Wrong] = &[
         Conduct {
             answer: |record, ask, now| match (RIGHT.answer)(record, ask, now) {
                 Snapshot::Present(record) => {
-                    let expires = record.expires() + Duration::from_secs(3600);
-                    Snapshot::Present(record.with_expires(expires))
+                    let left = record.left() + Duration::from_secs(3600);
+                    Snapshot::Present(record.with_left(left))
                 }
                 other => other,
             },
@@ -141,7 +141,7 @@ pub(super) const STORES: &[Wrong] = &[
         ONLY,
         Conduct {
             answer: |record, ask, now| match (RIGHT.answer)(record, ask, now) {
-                Snapshot::Unchanged { .. } => Snapshot::Unchanged { expires: now + Duration::from_secs(60) },
+                Snapshot::Unchanged { .. } => Snapshot::Unchanged { left: Duration::from_secs(60) },
                 other => other,
             },
             ..RIGHT
