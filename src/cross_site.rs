@@ -155,7 +155,7 @@ fn accepts_events(headers: &HeaderMap) -> bool {
 }
 
 /// Returns the origin of a page whose request passed [`CrossSiteRule::check`]. Without `Sec-Fetch-Site` a listed origin
-/// can't be told from the request's own, and counts as the request's own.
+/// can't be told from the origin to which the browser sends the request, and counts as that origin.
 pub(crate) fn page_of(headers: &HeaderMap) -> PageOrigin {
     match headers.contains_key(&SEC_FETCH_SITE) && only(headers, &SEC_FETCH_SITE) != Some("same-origin") {
         true => PageOrigin::Listed,
@@ -206,8 +206,9 @@ pub(crate) enum CrossSite {
 /// The origin of the page that brings a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PageOrigin {
+    /// The origin to which the browser sends the request.
     Own,
-    /// A listed public origin, which is not the request's own.
+    /// A listed public origin other than the origin to which the browser sends the request.
     Listed,
 }
 

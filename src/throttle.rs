@@ -86,8 +86,8 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..EVENTS / 4 {
-                        // The time of each event is one interval after the time of another event, so several threads
-                        // are due at once.
+                        // Each event has a time of its own, one interval after the event before it. So the events of
+                        // several threads can be due at the same moment.
                         let now = Millis(clock.fetch_add(60_000, Ordering::Relaxed));
                         if let Some(left_out) = throttle.due(1, now, MINUTE) {
                             reported.fetch_add(left_out + 1, Ordering::Relaxed);

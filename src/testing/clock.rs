@@ -39,7 +39,7 @@ impl ManualClock {
     }
 
     /// Moves both clocks (wall and monotonic) forward by `span`, and wakes all futures that sleep on this clock. A
-    /// future whose sleep is not over yet sleeps on.
+    /// future whose sleep has not ended goes back to sleep.
     pub fn advance(&self, span: Duration) {
         let sleeping = {
             let mut hands = lock(&self.0);
@@ -51,7 +51,7 @@ impl ManualClock {
     }
 
     /// Sets the wall clock to a time, also to an earlier time, as when somebody sets the system's clock. The monotonic
-    /// clock stands still, and sleeping futures sleep on.
+    /// clock stands still, so no sleep ends.
     pub fn set(&self, now: SystemTime) {
         lock(&self.0).now = now;
     }

@@ -46,9 +46,9 @@ pub enum CommitKind {
     End {
         /// The reason: `Destroyed`, `Renewed` or `Revoked`.
         reason: CloseReason,
-        /// The owner of the new session, if a renewal ended this session and the principal stayed the same. A sign-out
-        /// with the cookie of the ended session also ends the new session. A sign-in has no successor: an attacker may
-        /// have planted the old cookie before the login (session fixation).
+        /// The owner id of the session that a renewal began in place of this session, if the principal stayed the same.
+        /// A sign-out with the cookie of the ended session also ends the new session. A sign-in has no successor: an
+        /// attacker may have planted the old cookie before the login (session fixation).
         successor: Option<OwnerId>,
     },
 }

@@ -61,8 +61,9 @@ impl StoredRecord {
         self.newest
     }
 
-    /// In a principal's record: every session of the principal whose birth (the version at which the session got its
-    /// id) is not newer than this version has ended. In a session's record: always [`Version::ZERO`].
+    /// In a principal's record: the version up to which the principal's sessions have ended. A session has ended if its
+    /// birth (the version at which the session got its id) is equal to or older than this version. In a session's
+    /// record: always [`Version::ZERO`].
     pub const fn not_before(&self) -> Version {
         self.not_before
     }
@@ -100,8 +101,8 @@ impl StoredRecord {
         self
     }
 
-    /// Sets [`not_before`](Self::not_before): every session of the principal whose birth is not newer than `version`
-    /// has ended.
+    /// Sets [`not_before`](Self::not_before): the principal's sessions with a birth equal to or older than `version`
+    /// have ended.
     #[must_use]
     pub const fn with_not_before(mut self, version: Version) -> Self {
         self.not_before = version;
@@ -293,8 +294,8 @@ impl StoredEnd {
         Self { reason, successor: None, at }
     }
 
-    /// Sets the owner of the new session, as given by the commit of kind [`End`](super::CommitKind::End): see
-    /// [`successor`](Self::successor).
+    /// Sets the owner id of the session that a renewal began in place of this session, as the commit of kind
+    /// [`End`](super::CommitKind::End) gives it: see [`successor`](Self::successor).
     #[must_use]
     pub const fn with_successor(mut self, successor: Option<OwnerId>) -> Self {
         self.successor = successor;
@@ -306,8 +307,8 @@ impl StoredEnd {
         self.reason
     }
 
-    /// The owner of the new session, if a renewal ended this session and a sign-out with the old cookie is to end the
-    /// new session too: see [`End`](super::CommitKind::End). `None` otherwise.
+    /// The owner id of the session that a renewal began in place of this session, if a sign-out with the old cookie is
+    /// to end that new session too: see [`End`](super::CommitKind::End). `None` otherwise.
     pub const fn successor(&self) -> Option<OwnerId> {
         self.successor
     }

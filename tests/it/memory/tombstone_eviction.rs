@@ -155,7 +155,7 @@ fn cancelled_sign_in_order_stays_cancelled() {
 // Ada's handle has ended her session on the first node. The second node learns of this end from the sign-in order
 // alone, and still knows the end after thousands of visitors' sessions have ended.
 #[test]
-fn visitors_erase_no_end_in_sign_in_order() {
+fn end_told_by_order_survives_visitors_ends() {
     let (first, second) = two_nodes();
     let ada = first.user("ada");
     let live = at_once(socket(&ada, &first.node)).unwrap();

@@ -70,11 +70,11 @@ async fn repeated_sign_out_cancels_sign_in_order() {
     assert_eq!(principal(&browser, &node).await, None);
 }
 
-// The removal token names the session of one browser, and the page of a second browser brings the token with the old
-// cookie of a renewed session. The new cookie of that session is still on its way, so the refused token must not remove
-// the new cookie.
+// The removal token names the first browser's session. The second browser's own session was just renewed, and the new
+// cookie is still on its way: the second browser's page brings the token with the old cookie. The token is refused, and
+// the refusal must not remove the second browser's new cookie.
 #[tokio::test]
-async fn removal_token_removes_no_other_sessions_cookie() {
+async fn removal_token_keeps_cookie_of_another_session() {
     let node = App::new().node;
     let removal = sign_out(&socket(&visitor(&node).await, &node).await).await;
     let mut browser = visitor(&node).await;

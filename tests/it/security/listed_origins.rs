@@ -137,7 +137,8 @@ async fn listed_origin_gets_user_events() {
 }
 
 // Under `SameSite=None` the browser withholds no cookie, so a write of a listed origin may begin a session. A birth
-// token is accepted only from a page of the request's own origin.
+// token is accepted only from a page of the origin to which the browser sends the request, and not from a page of
+// another origin that is listed.
 #[tokio::test]
 async fn same_site_none_refuses_listed_origin_tokens() {
     let cookie = CookieTier::sealed(ring()).name("__Host-session").same_site(SameSite::None);
