@@ -181,11 +181,6 @@ impl Node {
         answers
     }
 
-    /// Whether the load of a session may have to wait, for the store or a source.
-    pub(crate) fn waits(&self) -> bool {
-        self.store.is_some() || self.config.has_sources
-    }
-
     /// Returns the record of a session that a token names, and creates the record if memory has none.
     ///
     /// # Errors

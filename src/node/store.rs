@@ -95,6 +95,12 @@ impl Node {
         self.store.is_none() || record.is_vouched(Millis::default(), VOUCHED, now)
     }
 
+    /// Whether a load may use the record of an owner without any call of the store: memory may answer for the owner, and
+    /// the store need not be told of a use.
+    pub(crate) fn is_settled(&self, record: &Record, idle: Duration, now: Millis) -> bool {
+        self.store.is_none() || self.vouches(record, now) && !record.is_use_due(idle, now)
+    }
+
     /// Returns the span for which memory answers after a read of the store: short for a short idle lifetime, so that
     /// the store is told of uses in time.
     fn vouched_span(idle: Duration) -> Duration {

@@ -18,6 +18,7 @@ use crate::{
     id::{Principal, RecordKey},
     memory::record::{Record, extras::StoreReading},
     node::Node,
+    record::state::State,
     tier::{Lookup, outside::WaitPolicy},
     time::Millis,
     value::{Json, Scope},
@@ -54,6 +55,27 @@ pub(super) async fn run(
     }
     tell_use(&shared, now).await;
     Ok(shared)
+}
+
+/// Loads a session whose token memory knows, without any call of the store. `None` if the store must be asked, or told
+/// of a use: then [`run`] loads the session.
+pub(super) fn run_in_memory(head: &RequestHead, known: &KnownToken) -> Option<SessionShared> {
+    let now = head.node.now();
+    let settled =
+        |record: &Record| record.live(now, State::idle).is_ok_and(|idle| head.node.is_settled(record, idle, now));
+    let mut shared = token::known_session(Arc::clone(&head.node), known.clone(), head.upgrade);
+    add_answers(&mut shared, head, Vec::new());
+    drop_if_revoked(&mut shared, now);
+    if let Ok(record) = shared.live(now)
+        && !settled(&record)
+    {
+        return None;
+    }
+    if let Some(principal) = shared.principal(now) {
+        let record = shared.find_principal(&principal).filter(|record| settled(record))?;
+        shared.hold_record(record);
+    }
+    Some(shared)
 }
 
 /// Loads the handle of a job for a principal's values, outside of any request.

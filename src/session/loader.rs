@@ -21,7 +21,7 @@ use super::{
     shared::{Binding, SessionShared},
 };
 use crate::{
-    config::Reads,
+    config::{ComputedAnswer, Reads},
     cookie::header::Fields,
     cross_site::refusal::CrossSiteRefusal,
     error::MissingSession,
@@ -99,8 +99,17 @@ impl Future for LoadFuture {
                         return Poll::Pending;
                     }
                 },
+                LoadStart::Stored(head, known) => {
+                    match known.as_ref().and_then(|known| load::run_in_memory(&head, known)) {
+                        Some(loaded) => loader.keep(loaded),
+                        None => {
+                            *waiting = Some(loader.wait(*patience, Some((head, known))));
+                            return self.poll(cx);
+                        }
+                    }
+                }
                 LoadStart::Waiting => {
-                    *waiting = Some(loader.wait(*patience));
+                    *waiting = Some(loader.wait(*patience, None));
                     return self.poll(cx);
                 }
             }
@@ -133,6 +142,9 @@ enum LoadStart {
     Loaded,
     /// The load can finish in one poll.
     AtOnce(RequestHead, Option<KnownToken>),
+    /// The load may need the store.
+    Stored(RequestHead, Option<KnownToken>),
+    /// The load asks sources first.
     Waiting,
 }
 
@@ -316,23 +328,21 @@ impl Loader {
         }
     }
 
-    /// Loads the session of a chain with tiers that may wait.
-    fn wait(self: Arc<Self>, patience: WaitPolicy) -> WaitingLoad {
+    /// Loads the session of a chain with tiers that may wait. `begun` has the look-up of the token, unless sources must
+    /// answer first.
+    fn wait(self: Arc<Self>, patience: WaitPolicy, begun: Option<(RequestHead, Option<KnownToken>)>) -> WaitingLoad {
         self.handles.fetch_or(WAITED, Ordering::Release);
         // The load counts as a handle: the body may be sent while a reader waits for the session, and an inner layer
         // must no longer change the principal of the request.
         let guard = HandleGuard::new(self);
         Box::pin(async move {
             let loader = &guard.0;
-            let head = loader.arrival.lock().as_ref().map(|arrival| arrival.head.clone());
-            if let Some(head) = head {
-                let parts = head.facts.as_ref().and_then(|facts| facts.parts.as_deref());
-                let answers = load::ask_sources(&head.node, parts, patience).await;
-                // Another load may have finished meanwhile.
-                if loader.loaded().is_none() {
-                    let known = token::find_known(&head);
-                    loader.keep(load::run(head, known, answers).await?);
-                }
+            let begun = match begun {
+                Some((head, known)) => Some((head, known, Vec::new())),
+                None => loader.ask_sources(patience).await,
+            };
+            if let Some((head, known, answers)) = begun {
+                loader.keep(load::run(head, known, answers).await?);
             }
             // The handle is created only after the load. If the response head has left during the load, the creation of
             // the handle records that no response can carry a cookie of this session any more.
@@ -340,20 +350,38 @@ impl Loader {
         })
     }
 
+    /// Asks the sources, and then looks up the token. `None` if another load has finished.
+    async fn ask_sources(
+        &self,
+        patience: WaitPolicy,
+    ) -> Option<(RequestHead, Option<KnownToken>, Vec<ComputedAnswer>)> {
+        let head = self.arrival.lock().as_ref().map(|arrival| arrival.head.clone())?;
+        let parts = head.facts.as_ref().and_then(|facts| facts.parts.as_deref());
+        let answers = load::ask_sources(&head.node, parts, patience).await;
+        if self.loaded().is_some() {
+            return None;
+        }
+        let known = token::find_known(&head);
+        Some((head, known, answers))
+    }
+
     fn begin(&self) -> LoadStart {
         let mut arrival = self.arrival.lock();
         let Some(Arrival { head, .. }) = &*arrival else { return LoadStart::Loaded };
-        if head.node.waits() {
+        if head.node.config.has_sources {
             return LoadStart::Waiting;
         }
         match token::find_known(head) {
-            Some(known) if head.is_plain() => {
+            Some(known) if known.is_settled && head.is_plain() => {
                 if let Some(Arrival { head: RequestHead { node, cookies, upgrade, .. }, .. }) = arrival.take() {
                     // Constructed in place: this is the path of most requests, and the state of a handle is large.
                     self.shared.get_or_init(|| token::known_session(node, known, upgrade));
                     self.keep_cookies(cookies);
                 }
                 LoadStart::Loaded
+            }
+            known if head.node.store.is_some() && (head.facts.is_some() || head.has_token()) => {
+                LoadStart::Stored(head.clone(), known)
             }
             known => LoadStart::AtOnce(head.clone(), known),
         }

@@ -15,6 +15,7 @@
 //! - `adoption`: a store that refuses the values that a sign-in adopts, or answers late
 //! - `retention`: how long a record stays in the store
 //! - `revalidation`: how long memory answers without a read, and uses that the store is told of
+//! - `warm_loads`: loads that memory answers, which cost the same as without a store
 
 mod adoption;
 mod answers;
@@ -31,3 +32,4 @@ mod parallel_loads;
 mod retention;
 mod revalidation;
 mod shared_reads;
+mod warm_loads;

@@ -95,6 +95,11 @@ impl Record {
         self.sync().is_some_and(StoreSync::is_stale)
     }
 
+    /// Whether the store must be told of a use of this record.
+    pub(crate) fn is_use_due(&self, idle: Duration, now: Millis) -> bool {
+        self.sync().is_none_or(|sync| is_use_due(sync.told_use.load(Ordering::Acquire), idle, now))
+    }
+
     /// Whether memory may answer for the owner without a read of the store: the store has confirmed the record after
     /// `since`, and neither its time nor `limit` after the confirmation has passed.
     pub(crate) fn is_vouched(&self, since: Millis, limit: Duration, now: Millis) -> bool {
@@ -206,9 +211,14 @@ impl StoreSync {
     /// since the last use that the store was told of.
     pub(crate) fn tells_use(&self, idle: Duration, now: Millis) -> bool {
         let told = self.told_use.load(Ordering::Acquire);
-        now >= Millis(told).after(idle / 10)
+        is_use_due(told, idle, now)
             && self.told_use.compare_exchange(told, now.0, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
+}
+
+/// Whether a tenth of the idle lifetime has passed since the last use that the store was told of.
+fn is_use_due(told: u64, idle: Duration, now: Millis) -> bool {
+    now >= Millis(told).after(idle / 10)
 }
 
 /// The mark of one write. A drop without [`settle`](Self::settle) counts the write as abandoned.

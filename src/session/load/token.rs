@@ -60,6 +60,12 @@ impl RequestHead {
         self.cookies.as_ref().filter(|_| self.cross_site != Some(CrossSite::Upgrade))
     }
 
+    /// Whether a cookie has the name of the session's cookie.
+    pub(in crate::session) fn has_token(&self) -> bool {
+        let scan = |cookies| self.node.config.cookie_name.scan(cookies);
+        self.counted_cookies().is_some_and(|cookies| matches!(scan(cookies), Scan::Found(_)))
+    }
+
     /// Whether the token alone decides the session.
     pub(in crate::session) fn is_plain(&self) -> bool {
         self.facts.is_none() && self.node.revocations.load(Ordering::Acquire) == 0
@@ -67,10 +73,13 @@ impl RequestHead {
 }
 
 /// A session whose token memory knows by its bytes.
+#[derive(Clone)]
 pub(in crate::session) struct KnownToken {
     pub(super) record: Arc<Record>,
     pub(super) cookie: CookieSnapshot,
     pub(super) principal: Option<Arc<Record>>,
+    /// Whether a plain request needs no call of the store: see [`Node::is_settled`]. Always true without a store.
+    pub(in crate::session) is_settled: bool,
 }
 
 /// A token that had to be opened.
@@ -109,33 +118,50 @@ fn recognise(node: &Node, token: &[u8], now: Millis) -> Option<KnownToken> {
         return None;
     }
     let fingerprint = node.config.fingerprints.fingerprint(token, node.config.cookie.ring().generation());
-    let (cookie, confirmed) = {
+    let (cookie, confirmed, mut is_settled) = {
         let state = record.read_live(now).ok()?;
         let Kind::Session { browser, .. } = &state.kind else { return None };
         let (known, cookie) = state.cookie()?;
-        (Some(cookie).filter(|_| known == fingerprint)?, browser.confirmed)
+        let cookie = Some(cookie).filter(|_| known == fingerprint)?;
+        // A cookie that was sealed without a user tells nothing of the user's record.
+        let unknown_user = cookie.principal.is_none() && has_user(node, &state);
+        let is_settled = node.is_settled(&record, state.idle(), now) && !(unknown_user && node.store.is_some());
+        (cookie, browser.confirmed, is_settled)
     };
     if cookie.deadline <= now {
         return None;
     }
     let principal = match cookie.principal.as_deref() {
-        // If the principal's record was evicted, has expired or has changed, memory may lack values of the token: the
-        // token must be opened.
-        Some((key, revision)) if *revision != 0 => {
-            let is_same = |record: &Arc<Record>| record.live(now, State::revision) == Ok(*revision);
-            Some(memory.principal(key).filter(|record| is_same(record) && node.vouches(record, now))?)
+        // A cookie without values of the user is whole in any case. Over a store the load needs the user's record.
+        Some((_, 0)) if node.store.is_none() => None,
+        Some((key, revision)) => {
+            let found = memory.principal(key).filter(|record| node.vouches(record, now));
+            let look = |state: &State| (state.revision(), state.idle());
+            let found = found.and_then(|record| record.live(now, look).ok().map(|seen| (record, seen)));
+            // If the principal's record was evicted, has expired or has changed, memory may lack values of the token:
+            // the token must be opened.
+            if *revision != 0 && found.as_ref().is_none_or(|(_, (present, _))| present != revision) {
+                return None;
+            }
+            is_settled &= found.as_ref().is_some_and(|(record, (_, idle))| node.is_settled(record, *idle, now));
+            found.map(|(record, _)| record)
         }
-        _ => None,
+        None => None,
     };
     if !confirmed {
         record.confirm();
     }
-    Some(KnownToken { record, cookie, principal })
+    Some(KnownToken { record, cookie, principal, is_settled })
+}
+
+/// Whether a session holds an identity value, which may name a user.
+fn has_user(node: &Node, state: &State) -> bool {
+    node.config.identity_index().is_some_and(|index| state.values.slot(index).is_some())
 }
 
 /// Creates the state of a handle for a session whose token memory knows. The load opens no seal and asks no store.
 pub(in crate::session) fn known_session(node: Arc<Node>, known: KnownToken, upgrade: bool) -> SessionShared {
-    let KnownToken { record, cookie, principal } = known;
+    let KnownToken { record, cookie, principal, .. } = known;
     let key = Some(*record.key());
     let request_token = RequestToken { key, cookie: Some(cookie), principal, ..RequestToken::default() };
     SessionShared::new(node, Binding::Live(record), request_token, upgrade)
