@@ -236,8 +236,24 @@ impl Node {
 
 impl NodeStore<'_> {
     pub(crate) async fn read(self, owner: OwnerId, known: Option<Known>) -> Result<Snapshot, TierError> {
-        let ask = Ask::new(owner);
-        self.tier.read_one(known.map_or(ask, |known| ask.unless(known)), &self.node.time).await
+        self.tier.read_one(ask(owner, known), &self.node.time).await
+    }
+
+    /// Reads two owners in one call of the store.
+    pub(crate) async fn read_both(
+        self,
+        first: (OwnerId, Option<Known>),
+        second: (OwnerId, Option<Known>),
+    ) -> Result<(Snapshot, Snapshot), TierError> {
+        let asks = [ask(first.0, first.1), ask(second.0, second.1)];
+        let mut snapshots = self.tier.read(&asks, &self.node.time).await?.into_iter();
+        let mut next = || snapshots.next().expect("a read has a snapshot for each ask");
+        Ok((next(), next()))
+    }
+
+    /// Whether the node remembers that the store has no record of an owner.
+    pub(crate) fn knows_absent(self, owner: &OwnerId) -> bool {
+        self.tier.knows_absent(owner, &self.node.time)
     }
 
     /// Makes the next read of an owner ask the store, also if the node remembers that the store has no such record.
@@ -298,4 +314,9 @@ impl NodeStore<'_> {
         let cause = format!("the session was renewed more than {MAX_RENEWALS} times in a minute");
         Err(TierError::new(self.tier.name(), StoreError::other(cause)))
     }
+}
+
+fn ask(owner: OwnerId, known: Option<Known>) -> Ask {
+    let ask = Ask::new(owner);
+    known.map_or(ask, |known| ask.unless(known))
 }

@@ -19,7 +19,7 @@ use crate::{
     memory::record::{Record, extras::StoreReading},
     node::Node,
     record::state::State,
-    tier::{Lookup, outside::WaitPolicy},
+    tier::{Lookup, Snapshot, outside::WaitPolicy},
     time::Millis,
     value::{Json, Scope},
 };
@@ -174,11 +174,16 @@ pub(in crate::session) async fn load_record(
     principal: &ResolvedPrincipal,
     now: Millis,
 ) -> Result<Option<Arc<Record>>, TierError> {
-    let known = shared.find_principal(principal);
-    if known.as_ref().is_some_and(|record| shared.node.vouches(record, now) && record.closed(now).is_none()) {
-        return Ok(known.filter(|_| shared.node.store.is_some()));
+    match find_vouched(shared, principal, now) {
+        Some(known) => Ok(Some(known).filter(|_| shared.node.store.is_some())),
+        None => read_record(shared, principal, now).await,
     }
-    read_record(shared, principal, now).await
+}
+
+/// Returns the record of a principal, if memory may answer without a read of the store.
+fn find_vouched(shared: &SessionShared, principal: &ResolvedPrincipal, now: Millis) -> Option<Arc<Record>> {
+    let known = shared.find_principal(principal);
+    known.filter(|record| shared.node.vouches(record, now) && record.closed(now).is_none())
 }
 
 /// Reads a principal's record from the store, and merges the store's copy. `None` without a store.
@@ -188,21 +193,46 @@ pub(in crate::session) async fn read_record(
     now: Millis,
 ) -> Result<Option<Arc<Record>>, TierError> {
     let Some(store) = shared.node.store() else { return Ok(None) };
-    let record = loop {
-        let known = shared.find_principal(principal);
-        let reading = StoreReading::begin(known.as_deref());
-        let snapshot = store.read(principal.owner, reading.known).await?;
-        let record = shared.principal_record(principal, now);
-        // Memory may have evicted the known record meanwhile. Each record of an owner counts its own abandoned writes,
-        // and `Unchanged` tells nothing to another record.
-        if known.is_none_or(|known| Arc::ptr_eq(&known, &record)) {
-            shared.node.merge_answer(&record, (reading, snapshot), Scope::Principal, now);
-            break record;
+    loop {
+        let reading = PrincipalReading::begin(shared, principal);
+        let snapshot = store.read(principal.owner, reading.reading.known).await?;
+        if let Some(record) = reading.finish(shared, principal, snapshot, now) {
+            return Ok(Some(record));
         }
-    };
-    // Counted even if empty, so that memory remembers a store without a record of the principal.
-    shared.node.account(&record, now);
-    Ok(Some(record))
+    }
+}
+
+/// A read of a principal's record. Begin the reading before the store is asked.
+struct PrincipalReading {
+    known: Option<Arc<Record>>,
+    reading: StoreReading,
+}
+
+impl PrincipalReading {
+    fn begin(shared: &SessionShared, principal: &ResolvedPrincipal) -> Self {
+        let known = shared.find_principal(principal);
+        Self { reading: StoreReading::begin(known.as_deref()), known }
+    }
+
+    /// Merges the store's answer into the record. `None` if the store must be asked again: memory has evicted the known
+    /// record meanwhile. Each record of an owner counts its own abandoned writes, and `Unchanged` tells nothing to
+    /// another record.
+    fn finish(
+        self,
+        shared: &SessionShared,
+        principal: &ResolvedPrincipal,
+        snapshot: Snapshot,
+        now: Millis,
+    ) -> Option<Arc<Record>> {
+        let record = shared.principal_record(principal, now);
+        if self.known.is_some_and(|known| !Arc::ptr_eq(&known, &record)) {
+            return None;
+        }
+        shared.node.merge_answer(&record, (self.reading, snapshot), Scope::Principal, now);
+        // Counted even if empty, so that memory remembers a store without a record of the principal.
+        shared.node.account(&record, now);
+        Some(record)
+    }
 }
 
 /// Tells the store that the session and its principal are in use. An upgrade request is no use of the session.

@@ -71,8 +71,9 @@ pub(super) struct RequestToken {
     pub(super) key: Option<RecordKey>,
     /// The state that the token holds, if the token held all that the browser is to carry.
     pub(super) cookie: Option<CookieSnapshot>,
-    /// The user's record, if memory knew the token and the token holds values of the user. Held until the response head
-    /// leaves, since the next cookie would lack the values of an evicted record.
+    /// The user's record, if memory knew the token, and the token holds values of the user or the chain has a store. Held
+    /// as long as the handle: the next cookie would lack the values of an evicted record, and a record created after the
+    /// eviction would lack the store's values.
     pub(super) principal: Option<Arc<Record>>,
     /// The tokens that the request brought. `None` without a token, and for a single token that memory knew: see `key`.
     pub(super) cookie_tokens: Option<Box<CookieTokens>>,

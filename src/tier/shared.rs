@@ -162,6 +162,11 @@ impl SharedTier {
         self.flights.note_change(owner);
     }
 
+    /// Whether a read of an owner would be answered as absent, without a call of the store.
+    pub(crate) fn knows_absent(&self, owner: &OwnerId, time: &NodeClock) -> bool {
+        self.flights.knows_absent(owner, time.clock.monotonic(), ABSENCE)
+    }
+
     /// Returns the snapshot for an ask.
     pub(crate) async fn read_one(&self, ask: Ask, time: &NodeClock) -> Result<Snapshot, TierError> {
         let snapshots = self.read(&[ask], time).await?;

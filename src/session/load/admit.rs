@@ -2,14 +2,20 @@
 
 use std::sync::Arc;
 
-use super::token::{CurrentToken, OpenedCookie};
+use super::{
+    PrincipalReading, find_vouched,
+    token::{CurrentToken, OpenedCookie},
+};
 use crate::{
+    config::{Identity, ResolvedPrincipal},
+    cookie::payload::EntryOwner,
     error::{CloseReason, TierError},
     id::RecordKey,
     memory::{
         EndedSession, SessionLookup,
         record::{Record, extras::StoreReading},
     },
+    node::store::NodeStore,
     record::life::{End, Successor},
     session::shared::{Binding, SessionShared, fenced},
     tier::Snapshot,
@@ -41,8 +47,7 @@ pub(super) async fn admit(shared: &SessionShared, opened: OpenedCookie, now: Mil
     let stored = match node.store() {
         // A session that seems idle here may be in use on another node.
         Some(store) if known.as_ref().is_none_or(|known| !node.vouches(known, now) || known.closed(now).is_some()) => {
-            let reading = StoreReading::begin(known.as_deref());
-            Some((reading, store.read(node.config.owner(id), reading.known).await?))
+            Some(read(shared, store, &opened, known.as_deref(), now).await?)
         }
         _ => None,
     };
@@ -69,6 +74,45 @@ pub(super) async fn admit(shared: &SessionShared, opened: OpenedCookie, now: Mil
         Ok(record) => settle(shared, record, opened, stored, now),
         Err(ended) => Admission::Over(ended.into()),
     })
+}
+
+/// Reads the session's record from the store. The same call reads the record of the user whom the token names, since the
+/// load needs the user's record next. If the store's record of the session names another user, `load_principal` reads
+/// that user's record.
+async fn read(
+    shared: &SessionShared,
+    store: NodeStore<'_>,
+    opened: &OpenedCookie,
+    known: Option<&Record>,
+    now: Millis,
+) -> Result<StoreAnswer, TierError> {
+    let owner = shared.node.config.owner(&opened.id);
+    let reading = StoreReading::begin(known);
+    let user = token_principal(shared, &opened.token).filter(|user| find_vouched(shared, user, now).is_none());
+    // A session that is known to be absent needs no call.
+    let Some(user) = user.filter(|_| known.is_some() || !store.knows_absent(&owner)) else {
+        return Ok((reading, store.read(owner, reading.known).await?));
+    };
+    let of_user = PrincipalReading::begin(shared, &user);
+    let asks = ((owner, reading.known), (user.owner, of_user.reading.known));
+    let (session, answer) = store.read_both(asks.0, asks.1).await?;
+    // Held, since a chain without memory keeps no other copy until `load_principal` looks for the record.
+    if let Some(record) = of_user.finish(shared, &user, answer, now) {
+        shared.hold_record(record);
+    }
+    Ok((reading, session))
+}
+
+/// Returns the user whom a token names.
+fn token_principal(shared: &SessionShared, token: &CurrentToken) -> Option<Arc<ResolvedPrincipal>> {
+    let config = &shared.node.config;
+    if shared.head_principal.is_some() {
+        return shared.head_principal.clone();
+    }
+    let Identity::Value { index, derive } = &config.identity else { return None };
+    let mut entries = token.payload.entries(EntryOwner::Session);
+    let user = entries.find(|entry| config.schema.index_by_bytes(entry.name) == Some(*index))?;
+    derive(user.json?).map(|principal| Arc::new(config.resolve_principal(principal)))
 }
 
 /// Merges the store's answer and the token's account of the session's life into the record, and decides whether the

@@ -101,6 +101,11 @@ impl Flights {
         seats
     }
 
+    /// Whether an absence of the owner is remembered that is younger than `span`.
+    pub(super) fn knows_absent(&self, owner: &OwnerId, now: Duration, span: Duration) -> bool {
+        self.0.lock().absent.contains(owner, now, span)
+    }
+
     #[cfg(all(test, feature = "testing"))]
     pub(super) fn len(&self) -> usize {
         self.0.lock().flights.len()

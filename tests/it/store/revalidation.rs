@@ -149,6 +149,23 @@ async fn idle_session_leaves_the_store() {
     assert_eq!(store.take_operations(), [Operation::Read]);
 }
 
+// Memory answers from the load after 50 seconds on, and a tenth of the idle lifetime is over during that time.
+#[tokio::test]
+async fn use_is_told_while_memory_answers() {
+    let clock = ManualClock::new();
+    let store = SpyStore::new().expire_by(clock.clone());
+    let spy = store.clone();
+    let app = App::with(move |sessions| sessions.idle(10 * MINUTE).absolute(DAY).tier(SharedTier::new(spy.clone())));
+    let browser = app.dark().await;
+    app.pass(50 * SECOND);
+    clock.advance(50 * SECOND);
+    store.take_operations();
+    assert_eq!((browser.theme(&app.node).await, store.take_operations()), (dark(), vec![Operation::Read]));
+    app.pass(11 * SECOND);
+    assert_eq!((browser.theme(&app.node).await, store.take_operations()), (dark(), vec![Operation::Touch]));
+    assert_eq!((browser.theme(&app.node).await, store.take_operations()), (dark(), vec![]));
+}
+
 // A user's values stay for 31 days after their last use, and not after their last write.
 #[tokio::test]
 async fn users_values_stay_while_in_use() {

@@ -1,4 +1,4 @@
-//! Loads of the same owner share one read of the store. An owner that the store does not know is remembered for a
+//! Loads of the same owner share one read of the store, and a load reads the session and the user at once. An owner that the store does not know is remembered for a
 //! while.
 
 use std::time::Duration;
@@ -6,10 +6,11 @@ use std::time::Duration;
 use layered_session::{
     Principal, Session, SharedTier,
     testing::{ManualClock, Operation, SpyStore},
+    tier::{Ask, Commit, Committed, Snapshot, Store, StoreFuture, Touch},
 };
 
 use crate::{
-    support::{Browser, Division, Node, Theme, User, at_once, bare, dark, named, ring, signed_in},
+    support::{App, Browser, Division, Node, Theme, User, at_once, bare, dark, named, ring, set, signed_in},
     writes::stored,
 };
 
@@ -50,6 +51,83 @@ async fn cold_loads_of_a_user_read_each_owner_once() {
     assert_eq!(owners.len(), 2);
     owners.dedup();
     assert_eq!(owners.len(), 2);
+}
+
+#[tokio::test]
+async fn cold_signed_in_load_reads_once() {
+    let (store, app) = stored();
+    let mut browser = signed_in(&app.node, "ada").await;
+    browser.visit(&app.node, async |session| session.set(Division(3)).await.unwrap()).await;
+    let cold = app.start();
+    store.take_calls();
+    let seen = async |session: Session| (session.get::<User>(), session.value::<Division>());
+    assert_eq!(browser.visit(&cold, seen).await, (Some(User("ada".into())), Division(3)));
+    let owners: Vec<_> = store.take_calls().iter().map(|call| call.owners().len()).collect();
+    assert_eq!(owners, [2], "one call for the session and the user");
+    app.pass(Duration::from_secs(30));
+    assert_eq!(browser.visit(&cold, seen).await.1, Division(3));
+    let owners: Vec<_> = store.take_calls().iter().map(|call| call.owners().len()).collect();
+    assert_eq!(owners, [2], "memory asks again in one call");
+}
+
+/// A store in which every session belongs to bob.
+#[derive(Clone, Debug)]
+struct Bobs(SpyStore);
+
+impl Store for Bobs {
+    fn name(&self) -> &'static str {
+        "bobs"
+    }
+
+    fn read<'a>(&'a self, asks: &'a [Ask]) -> StoreFuture<'a, Vec<Snapshot>> {
+        let with_bob = |snapshot| match snapshot {
+            Snapshot::Present(stored) if stored.life().is_some() => {
+                let newest = stored.newest();
+                Snapshot::Present(stored.with_entry("user", Some(r#""bob""#.into()), newest))
+            }
+            other => other,
+        };
+        StoreFuture::boxed(async move { Ok(self.0.read(asks).await?.into_iter().map(with_bob).collect()) })
+    }
+
+    fn commit<'a>(&'a self, commit: Commit<'a>) -> StoreFuture<'a, Committed> {
+        self.0.commit(commit)
+    }
+
+    fn touch<'a>(&'a self, touches: &'a [Touch]) -> StoreFuture<'a, ()> {
+        self.0.touch(touches)
+    }
+}
+
+#[tokio::test]
+async fn other_user_in_store_costs_another_read() {
+    let store = SpyStore::new();
+    let tier = Bobs(store.clone());
+    let app = App::with(move |sessions| sessions.tier(SharedTier::new(tier.clone())));
+    let mut browser = signed_in(&app.node, "ada").await;
+    set(&mut browser, &app.node, dark()).await;
+    app.node.sessions.for_principal(Principal::new("bob")).await.unwrap().set(Division(3)).await.unwrap();
+    let cold = app.start();
+    store.take_calls();
+    let seen = async |session: Session| (session.get::<User>(), session.value::<Division>());
+    assert_eq!(browser.visit(&cold, seen).await, (Some(User("bob".into())), Division(3)));
+    let owners: Vec<_> = store.take_calls().iter().map(|call| call.owners().len()).collect();
+    assert_eq!(owners, [2, 1]);
+}
+
+// The node remembers the absence of the session, and so does not ask for the user.
+#[tokio::test]
+async fn unknown_session_of_a_user_is_asked_once() {
+    let store = SpyStore::new();
+    let node = forgetful(&store);
+    let browser = signed_in(&node, "ada").await;
+    store.forget_records();
+    node.sessions.for_principal(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();
+    store.take_operations();
+    for _ in 0..20 {
+        assert_eq!(browser.clone().visit(&node, async |session| session.get::<User>()).await, None);
+    }
+    assert_eq!(store.take_operations(), [Operation::Read]);
 }
 
 #[tokio::test]
