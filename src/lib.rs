@@ -121,6 +121,7 @@ pub use self::{
     id::Principal,
     live::{ChangeEvent, Changes, Watch},
     memory::{MemoryTier, MemoryTierBuilder},
+    node::followed::NoticeLink,
     record::{
         life::Lifetime,
         values::{ChangeOrigin, Resolution},

@@ -6,7 +6,7 @@ use std::{
 };
 
 pub(crate) use self::tombstones::EndedSession;
-use self::{expiry::Expiry, record::Record, shards::Shards, tombstones::Tombstones};
+use self::{expiry::Expiry, owners::Owners, record::Record, shards::Shards, tombstones::Tombstones};
 use crate::{
     id::RecordKey,
     record::{life::End, state::Kind},
@@ -20,6 +20,7 @@ use crate::{
 
 mod evict;
 mod expiry;
+pub(crate) mod owners;
 pub(crate) mod record;
 #[cfg(all(test, shuttle))]
 mod schedules;
@@ -37,13 +38,14 @@ mod tombstones;
 ///   both together have them.
 /// - A principal's record is clean only if the store has all values: the principal can have any number of browsers, so
 ///   no single cookie proves that a copy remains.
-/// - The store has the values that this node wrote to the store. Values that only a cookie brought, and a lifetime
-///   given to one session ([`Session::set_lifetime`](crate::Session::set_lifetime)), are not in the store.
+/// - The store has the values that this node wrote to the store. Values that only a cookie brought are not in the
+///   store.
 ///
 /// The tier evicts a record that is not clean only if 256 records in a row were not clean either, and counts the
 /// eviction as [`Stats::evicted_dirty`](crate::Stats::evicted_dirty).
 ///
-/// A session with one short value takes 270 bytes in all, and 136 more after an update or a watch.
+/// A session with one short value takes 270 bytes in all, and more after a watch (48 bytes), an update (136 bytes), or a
+/// read of a shared store (136 bytes).
 ///
 /// ```
 /// use layered_session::{CookieTier, KeyRing, MemoryTier, Sessions};
@@ -94,6 +96,7 @@ impl MemoryTier {
 
     pub(crate) fn open(&self) -> Memory {
         Memory {
+            owners: Arc::default(),
             records: Shards::new(self.max_bytes / size_of::<Record>()),
             tombstones: Tombstones::new(self.max_bytes),
             lost: Throttle::default(),
@@ -141,6 +144,7 @@ impl MemoryTierBuilder {
 #[derive(Debug)]
 pub(crate) struct Memory {
     pub(crate) records: Shards,
+    pub(crate) owners: Arc<Owners>,
     pub(crate) tombstones: Tombstones,
     /// Limits the traces of tombstones dropped at the cap, and counts the losses between two traces.
     lost: Throttle,
@@ -180,6 +184,11 @@ impl SessionLookup {
 }
 
 impl Memory {
+    /// Whether a handle holds a record, beside the caller's own reference.
+    pub(crate) fn is_held(&self, record: &Arc<Record>) -> bool {
+        Arc::strong_count(record) > 2 + usize::from(!record.place.is_none())
+    }
+
     /// Looks up a session without counting a hit or a miss.
     pub(crate) fn session(&self, key: &RecordKey, now: Millis) -> SessionLookup {
         match self.records.get(key) {

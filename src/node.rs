@@ -12,7 +12,7 @@ use std::{
 
 use http::request::Parts;
 
-use self::{accepted_nonces::AcceptedNonces, exempt_renewals::ExemptRenewals, traces::Traces};
+use self::{accepted_nonces::AcceptedNonces, exempt_renewals::ExemptRenewals, followed::Followed, traces::Traces};
 use crate::{
     config::{ComputedTier, Config, Identity},
     cross_site::refusal::RefusalTraces,
@@ -37,6 +37,7 @@ use crate::{
 
 pub(crate) mod accepted_nonces;
 pub(crate) mod exempt_renewals;
+pub(crate) mod followed;
 pub(crate) mod store;
 pub(crate) mod traces;
 
@@ -56,6 +57,7 @@ pub(crate) struct Node {
     /// The number of calls of `end_all_sessions`. A handle looks up its principal again only after another call.
     pub(crate) revocations: AtomicU64,
     pub(crate) exempt_renewals: ExemptRenewals,
+    pub(crate) followed: Followed,
     pub(crate) accepted_nonces: AcceptedNonces,
     pub(crate) counters: Counters,
     /// Loads from requests without a layer of these sessions.
@@ -91,12 +93,17 @@ impl Node {
             stopping: AtomicBool::new(false),
             revocations: AtomicU64::new(0),
             exempt_renewals: ExemptRenewals::default(),
+            followed: Followed::default(),
             accepted_nonces: AcceptedNonces::default(),
             counters: Counters::default(),
             missing_layers: Failures::default(),
             skews: Throttle::default(),
             refusals: RefusalTraces::default(),
         }
+    }
+
+    pub(crate) const fn id(&self) -> NodeId {
+        self.id
     }
 
     pub(crate) fn now(&self) -> Millis {

@@ -148,6 +148,10 @@ impl Subscribers {
         self.0.lock().remove(&Arc::as_ptr(wakers).addr());
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+
     /// Notifies all subscribed handles. A handle that subscribes meanwhile may be missed: the handle reads the record
     /// after it has subscribed. A handle that unsubscribes meanwhile needs no notification.
     pub(crate) fn notify_all(&self) {

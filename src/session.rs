@@ -23,6 +23,7 @@ pub(crate) mod cookie_out;
 pub(crate) mod cookie_size;
 pub(crate) mod end;
 pub(crate) mod explain;
+pub(crate) mod follow;
 mod life;
 pub(crate) mod lifecycle;
 pub(crate) mod load;

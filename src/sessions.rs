@@ -17,9 +17,9 @@ use self::builder::SessionsBuilder;
 use crate::{
     error::{MissingSession, TierError, WriteError},
     id::Principal,
-    node::Node,
+    node::{Node, followed::NoticeLink},
     notify::{HandleWakers, Subscribers},
-    session::{Session, end, loader},
+    session::{Session, end, follow, loader},
     tier::{outside::SourceTier, shared::SharedTier},
 };
 
@@ -175,6 +175,30 @@ impl Sessions {
         }
     }
 
+    /// Follows the commits of other nodes over the shared store, for as long as the future is polled and until
+    /// [`shutdown`](Self::shutdown): `tokio::spawn(sessions.follow())`, beside the [`sweeper`](Self::sweeper).
+    ///
+    /// A watch or a stream on this node then sees another node's change at once, and ends with the true reason when
+    /// another node ends the session. Without a follower a watch sees such a change at the next load of the session on
+    /// this node, and a load within 30 seconds.
+    ///
+    /// The store tells of commits by notices, see [`Store::notices`](crate::tier::Store::notices). The follower reads each
+    /// changed record that a handle holds, at most 64 records at the same time, and one read of a record at a time. The
+    /// next load reads a changed record that no handle holds. Once a second the follower looks at the watched records, and
+    /// reads those that memory no longer vouches for. While notices are lost, memory vouches for a second instead of 30,
+    /// see [`Stats::notice_link`]. Without a shared store the future ends at once.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped follower stops, and the notices count as lost. Another follower continues the work.
+    pub fn follow(&self) -> impl Future<Output = ()> + Send + use<> {
+        let node = Arc::clone(&self.node);
+        async move {
+            let listed = Listed::join(&node.subscribers);
+            follow::run(Arc::clone(&node), Arc::clone(&listed.wakers)).await;
+        }
+    }
+
     /// Returns counts of the memory tier, and of refusals for which no caller gets an error.
     pub fn stats(&self) -> Stats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -196,6 +220,7 @@ impl Sessions {
             foreign_tokens: read(&self.node.counters.foreign_tokens),
             refused_tokens: read(&self.node.counters.refused_tokens),
             store_failures: self.node.store.as_ref().map_or(0, SharedTier::failures),
+            notice_link: self.node.followed.link(self.node.now()),
             store_open: self.node.store.as_ref().is_some_and(SharedTier::is_open),
             source_failures: self.node.config.sources().map(SourceTier::failures).sum(),
             missing_layers: self.node.missing_layers.count(),
@@ -287,6 +312,8 @@ pub struct Stats {
     /// Whether the node has stopped asking the shared store, after several calls without an answer: see
     /// [`SharedTier`](crate::SharedTier#while-the-store-fails).
     pub store_open: bool,
+    /// Whether the node gets the notices of the shared store: see [`Sessions::follow`].
+    pub notice_link: NoticeLink,
     /// Loads without the answers of a source that failed or missed
     /// [`source_deadline`](crate::SessionsBuilder::source_deadline). The failures and the delays of a source are each
     /// traced at most once a second.

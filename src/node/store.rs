@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::Node;
+use super::{Node, followed::Followed};
 use crate::{
     config::Identity,
     error::{CloseReason, StoreError, TierError},
@@ -84,27 +84,18 @@ impl Node {
     }
 }
 
-/// The time for which memory answers after a read of the store. A shorter time holds while notices are known to be lost.
-const VOUCHED: Duration = Duration::from_secs(30);
-
 const SECOND: Duration = Duration::from_secs(1);
 
 impl Node {
     /// Whether memory may answer for the owner of a record without a read of the store.
     pub(crate) fn vouches(&self, record: &Record, now: Millis) -> bool {
-        self.store.is_none() || record.is_vouched(Millis::default(), VOUCHED, now)
+        self.store.is_none() || self.followed.vouches(record, now)
     }
 
     /// Whether a load may use the record of an owner without any call of the store: memory may answer for the owner, and
     /// the store need not be told of a use.
     pub(crate) fn is_settled(&self, record: &Record, idle: Duration, now: Millis) -> bool {
         self.store.is_none() || self.vouches(record, now) && !record.is_use_due(idle, now)
-    }
-
-    /// Returns the span for which memory answers after a read of the store: short for a short idle lifetime, so that
-    /// the store is told of uses in time.
-    fn vouched_span(idle: Duration) -> Duration {
-        VOUCHED.min(idle / 10)
     }
 
     /// Returns the span for which the store keeps a record after a use. The store is told of a use once per tenth of
@@ -175,7 +166,8 @@ impl Node {
             }
         };
         let idle = record.read().idle();
-        record.extras().sync().finish(reading, known, Self::vouched_span(idle), now);
+        record.extras().sync().finish(reading, known, Followed::vouched_span(idle), now);
+        self.list(record, scope);
     }
 
     /// Merges the uses on all nodes. The store is told of uses in steps of a tenth of the idle lifetime, so the last use
@@ -205,6 +197,13 @@ impl Node {
         record.merge_life(&life, now);
     }
 
+    /// Lists a session's record under its owner, for notices.
+    fn list(&self, record: &Record, scope: Scope) {
+        if let (Scope::Session, Some(memory)) = (scope, &self.memory) {
+            record.extras().sync().list(|| memory.owners.list(&self.config.owner(&record.id()), *record.key()));
+        }
+    }
+
     /// Returns the version up to which all sessions of a principal have ended.
     pub(crate) fn not_before(&self, record: &Record, now: Millis) -> Version {
         match self.store {
@@ -229,7 +228,8 @@ impl Node {
         sync.note_commit(now);
         if is_whole {
             let idle = record.read().idle();
-            sync.vouch(Self::vouched_span(idle), now);
+            self.list(record, Scope::Session);
+            sync.vouch(Followed::vouched_span(idle), now);
         }
     }
 }
@@ -261,15 +261,16 @@ impl NodeStore<'_> {
         self.tier.forget_absent(owner);
     }
 
-    /// Tells the store of the uses that are due. A failure is no failure of the load: the store keeps the records for
+    /// Tells the store of the uses up to `used` that are due. A failure is no failure of the load: the store keeps the records for
     /// longer than a tenth of their idle lifetime, and a later load tells the store again.
-    pub(crate) async fn touch(self, uses: &[(OwnerId, &Record)], now: Millis) {
+    pub(crate) async fn touch(self, records: &[(OwnerId, &Record)], used: Millis) {
+        let now = self.node.now();
         let touch = |(owner, record): &(OwnerId, &Record)| {
             let state = record.read();
-            let is_due = record.extras().sync().tells_use(state.idle(), now);
-            is_due.then(|| Touch::new(*owner, self.node.stored_until(&state, now).since(now)))
+            let is_due = record.extras().sync().tells_use(state.idle(), used);
+            is_due.then(|| Touch::new(*owner, self.node.stored_until(&state, used).since(now)))
         };
-        let touches: SmallVec<[Touch; 2]> = uses.iter().filter_map(touch).collect();
+        let touches: SmallVec<[Touch; 2]> = records.iter().filter_map(touch).collect();
         if !touches.is_empty() {
             let _ = self.tier.touch(&touches, &self.node.time).await;
         }

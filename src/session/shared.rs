@@ -333,6 +333,7 @@ impl SessionShared {
         // The read lock on the binding orders this subscription before the `unsubscribe` of a rebind.
         if let Binding::Live(bound) = &*self.binding.read() {
             bound.extras().subscribers.subscribe(wakers);
+            self.follow(bound);
         }
         if let Some(principal) = self.principal(now) {
             self.hold_principal(&principal, now);
@@ -341,7 +342,15 @@ impl SessionShared {
             // from the record after that. So no subscription stays behind.
             if let Some(held) = &*self.lazy().principal.lock() {
                 held.extras().subscribers.subscribe(wakers);
+                self.follow(held);
             }
+        }
+    }
+
+    /// Lets the follower of the store's notices read the record.
+    fn follow(&self, record: &Arc<Record>) {
+        if self.node.store.is_some() {
+            self.node.followed.watch(record);
         }
     }
 

@@ -14,7 +14,7 @@ use crate::{
     error::{BuildError, BuildErrorKind, StoreError, StoreErrorKind, TierError},
     id::OwnerId,
     node_clock::NodeClock,
-    tier::{Ask, Commit, Committed, Snapshot, Store, StoreFuture, Touch, outside::Failures},
+    tier::{Ask, Commit, Committed, NoticeStream, Snapshot, Store, StoreFuture, Touch, outside::Failures},
     time::{Clock, Sleep},
 };
 
@@ -124,6 +124,10 @@ impl SharedTier {
 
     pub(crate) fn name(&self) -> &'static str {
         self.caller.store.name()
+    }
+
+    pub(crate) fn notices(&self) -> Option<NoticeStream> {
+        self.caller.store.notices()
     }
 
     pub(crate) fn failures(&self) -> u64 {

@@ -58,7 +58,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Returns a new stream of the commits that other nodes make, or `None` if the store can't tell of commits.
     ///
-    /// The stream heals its connection by itself, and never ends.
+    /// The stream heals its connection by itself, and never ends. The chain polls the stream in
+    /// [`Sessions::follow`](crate::Sessions::follow).
     fn notices(&self) -> Option<NoticeStream> {
         None
     }

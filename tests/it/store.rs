@@ -3,6 +3,7 @@
 //! - `answers`: lost records, clears, refusals, and writes under way
 //! - `commits`: the calls that a store gets, and its refusals
 //! - `moves`: a renewal or a sign-in on one node, and the writes and ends of another node
+//! - `notices`: changes that other nodes tell of
 //! - `outdated_writes`: a store that finds each write outdated
 //! - `outages`: a store that is down
 //! - `deadlines`: a store that does not answer in time
@@ -26,6 +27,7 @@ mod end_all;
 mod eviction;
 mod limits;
 mod moves;
+mod notices;
 mod outages;
 mod outdated_writes;
 mod parallel_loads;

@@ -7,6 +7,7 @@ use once_cell::race::OnceBox;
 use super::Record;
 use crate::{
     error::TierError,
+    memory::owners::ListedOwner,
     notify::{HandleWakers, Subscribers},
     sync::{
         Mutex,
@@ -51,6 +52,17 @@ impl RecordExtras {
 impl Record {
     pub(crate) fn extras(&self) -> &RecordExtras {
         self.extras.get_or_init(Box::default)
+    }
+
+    /// Whether memory has merged this state of the store's record, or a later state.
+    pub(crate) fn knows(&self, known: Known) -> bool {
+        let mine = self.sync().and_then(|sync| *sync.known.lock());
+        mine.is_some_and(|mine| mine.generation == known.generation && mine.newest >= known.newest)
+    }
+
+    /// Whether a handle subscribes to the record.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.extras.get().is_some_and(|extras| !extras.subscribers.is_empty())
     }
 
     fn sync(&self) -> Option<&StoreSync> {
@@ -131,6 +143,8 @@ pub(crate) struct StoreSync {
     told_use: AtomicU64,
     /// The store's record that memory has merged whole.
     known: Mutex<Option<Known>>,
+    /// The entry of a session among the owners.
+    listed: OnceBox<ListedOwner>,
 }
 
 /// A read of the store for a record. Begin the reading before the store is asked.
@@ -193,6 +207,16 @@ impl StoreSync {
     pub(crate) fn vouch(&self, span: Duration, now: Millis) {
         self.confirmed.store(now.0, Ordering::Release);
         self.vouched_until.store(now.after(span).0, Ordering::Release);
+    }
+
+    /// Lists the record under its owner, unless it is listed.
+    pub(crate) fn list(&self, list: impl FnOnce() -> ListedOwner) {
+        self.listed.get_or_init(|| Box::new(list()));
+    }
+
+    /// Notes that another node has changed the record: the next load reads the store.
+    pub(crate) fn suspect(&self) {
+        self.vouched_until.store(0, Ordering::Release);
     }
 
     /// Notes a commit of this node. The store's record may have changes of other nodes too, so the next read must be

@@ -1,0 +1,262 @@
+//! Notices between nodes: a watch sees the changes of other nodes at once, with the true reasons of ends.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use futures_util::{FutureExt, Stream};
+use layered_session::{
+    CloseReason, NoticeLink, Principal, SharedTier,
+    testing::{Operation, SpyStore},
+    tier::{Ask, Commit, Committed, Notice, NoticeStream, Snapshot, Store, StoreFuture, Touch},
+};
+use tokio::task::JoinHandle;
+
+use crate::{
+    support::{App, Division, Node, Theme, dark, get, set, settled, signed_in, socket, soon, theme},
+    writes::stored,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A second node of the application that follows the store.
+fn following(app: &App) -> (Node, JoinHandle<()>) {
+    let node = app.start();
+    let follower = tokio::spawn(node.sessions.follow());
+    (node, follower)
+}
+
+#[tokio::test]
+async fn watch_sees_remote_write_at_once() {
+    let (store, app) = stored();
+    let mut browser = app.dark().await;
+    let (other, _follower) = following(&app);
+    let mut watch = socket(&browser, &other).await.watch::<Theme>();
+    assert_eq!(soon(watch.next()).await.unwrap(), dark());
+    settled().await;
+    assert_eq!(other.sessions.stats().notice_link, NoticeLink::Up);
+    store.take_operations();
+    set(&mut browser, &app.node, theme("light")).await;
+    assert_eq!(soon(watch.next()).await.unwrap(), theme("light"));
+    assert_eq!(store.take_operations(), [Operation::Update, Operation::Read]);
+}
+
+#[tokio::test]
+async fn remote_end_closes_sockets_with_its_reason() {
+    let (_, app) = stored();
+    for reason in [CloseReason::Destroyed, CloseReason::Renewed, CloseReason::Revoked] {
+        let mut browser = signed_in(&app.node, "ada").await;
+        let (other, _follower) = following(&app);
+        let live = socket(&browser, &other).await;
+        let closed = tokio::spawn({
+            let live = live.clone();
+            async move { live.closed().await }
+        });
+        settled().await;
+        match reason {
+            CloseReason::Destroyed => browser.visit(&app.node, async |session| session.destroy().await.unwrap()).await,
+            CloseReason::Renewed => browser.visit(&app.node, async |session| session.renew().await.unwrap()).await,
+            _ => app.node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap(),
+        }
+        assert_eq!(soon(closed).await.unwrap(), reason);
+        assert_eq!(live.get::<Theme>(), None);
+    }
+}
+
+#[tokio::test]
+async fn users_value_reaches_sockets_of_other_nodes() {
+    let (_, app) = stored();
+    let mut phone = signed_in(&app.node, "ada").await;
+    let laptop = signed_in(&app.node, "ada").await;
+    let (other, _follower) = following(&app);
+    let mut watch = socket(&laptop, &other).await.watch::<Division>();
+    assert_eq!(soon(watch.next()).await.unwrap(), Division(-1));
+    settled().await;
+    set(&mut phone, &app.node, Division(3)).await;
+    assert_eq!(soon(watch.next()).await.unwrap(), Division(3));
+}
+
+// A node leaves out the notices of its own commits, and a changed record without a handle waits for the next load.
+#[tokio::test]
+async fn notices_cause_no_needless_reads() {
+    let (store, app) = stored();
+    let mut browser = app.dark().await;
+    let _own = tokio::spawn(app.node.sessions.follow());
+    let (other, _follower) = following(&app);
+    settled().await;
+    assert_eq!(browser.theme(&other).await, dark());
+    settled().await;
+    store.take_operations();
+    set(&mut browser, &app.node, theme("light")).await;
+    settled().await;
+    assert_eq!(store.take_operations(), [Operation::Update]);
+    assert_eq!(get::<Theme>(&mut browser.clone(), &app.node).await, theme("light"));
+    assert_eq!(store.take_operations(), []);
+    assert_eq!(browser.theme(&other).await, theme("light"));
+    assert_eq!(store.take_operations(), [Operation::Read]);
+}
+
+#[tokio::test]
+async fn many_notices_make_one_more_read() {
+    let (store, app) = stored();
+    let mut browser = app.dark().await;
+    let (other, _follower) = following(&app);
+    let mut watch = socket(&browser, &other).await.watch::<Theme>();
+    assert_eq!(soon(watch.next()).await.unwrap(), dark());
+    settled().await;
+    store.take_operations();
+    store.hold_answers(Operation::Read);
+    for _ in 0..20 {
+        set(&mut browser, &app.node, theme("light")).await;
+        settled().await;
+    }
+    set(&mut browser, &app.node, theme("drab")).await;
+    settled().await;
+    store.release();
+    assert_eq!(soon(watch.next()).await.unwrap(), theme("drab"));
+    settled().await;
+    let reads = store.take_operations().into_iter().filter(|operation| *operation == Operation::Read).count();
+    assert_eq!(reads, 2);
+}
+
+/// A store whose notices the test gives.
+#[derive(Clone, Debug)]
+struct Scripted(SpyStore, Arc<Mutex<Told>>);
+
+#[derive(Debug, Default)]
+struct Told {
+    notices: Vec<Notice>,
+    reader: Option<Waker>,
+}
+
+struct Script(Arc<Mutex<Told>>);
+
+impl Stream for Script {
+    type Item = Notice;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Notice>> {
+        let mut told = self.0.lock().unwrap();
+        if told.notices.is_empty() {
+            told.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(Some(told.notices.remove(0)))
+    }
+}
+
+impl Scripted {
+    async fn tell(&self, notice: Notice) {
+        let reader = {
+            let mut told = self.1.lock().unwrap();
+            told.notices.push(notice);
+            told.reader.take()
+        };
+        reader.into_iter().for_each(Waker::wake);
+        settled().await;
+    }
+}
+
+impl Store for Scripted {
+    fn name(&self) -> &'static str {
+        "scripted"
+    }
+
+    fn read<'a>(&'a self, asks: &'a [Ask]) -> StoreFuture<'a, Vec<Snapshot>> {
+        self.0.read(asks)
+    }
+
+    fn commit<'a>(&'a self, commit: Commit<'a>) -> StoreFuture<'a, Committed> {
+        self.0.commit(commit)
+    }
+
+    fn touch<'a>(&'a self, touches: &'a [Touch]) -> StoreFuture<'a, ()> {
+        self.0.touch(touches)
+    }
+
+    fn notices(&self) -> Option<NoticeStream> {
+        Some(Box::pin(Script(Arc::clone(&self.1))))
+    }
+}
+
+fn scripted() -> (Scripted, App) {
+    let store = Scripted(SpyStore::new(), Arc::default());
+    let tier = store.clone();
+    (store, App::with(move |sessions| sessions.tier(SharedTier::new(tier.clone()))))
+}
+
+// G18: while notices are lost, memory answers for a second after a read of the store.
+#[tokio::test]
+async fn lost_notices_shorten_what_memory_answers() {
+    let (store, app) = scripted();
+    let browser = app.dark().await;
+    let (other, follower) = following(&app);
+    store.tell(Notice::Up).await;
+    let reads = async |passes: Duration| {
+        app.pass(passes);
+        settled().await;
+        store.0.take_operations();
+        let _ = browser.theme(&other).await;
+        store.0.take_operations().len()
+    };
+    assert_eq!(reads(Duration::ZERO).await, 1);
+    assert_eq!(reads(2 * SECOND).await, 0);
+    store.tell(Notice::Down).await;
+    assert_eq!(other.sessions.stats().notice_link, NoticeLink::Down);
+    assert_eq!(reads(2 * SECOND).await, 1);
+    assert_eq!(reads(SECOND / 2).await, 0);
+    assert_eq!(reads(SECOND).await, 1);
+    app.pass(SECOND / 10);
+    store.tell(Notice::Up).await;
+    assert_eq!(reads(Duration::ZERO).await, 1, "notices were lost before");
+    assert_eq!(reads(2 * SECOND).await, 0);
+    follower.abort();
+    let _ = follower.await;
+    assert_eq!(other.sessions.stats().notice_link, NoticeLink::Down);
+    assert_eq!(reads(SECOND).await, 1);
+}
+
+#[tokio::test]
+async fn watched_records_are_read_after_lost_notices() {
+    let (store, app) = scripted();
+    let mut browser = app.dark().await;
+    let (other, _follower) = following(&app);
+    store.tell(Notice::Up).await;
+    let mut watch = socket(&browser, &other).await.watch::<Theme>();
+    assert_eq!(soon(watch.next()).await.unwrap(), dark());
+    store.tell(Notice::Down).await;
+    set(&mut browser, &app.node, theme("light")).await;
+    assert!(watch.next().now_or_never().is_none());
+    store.tell(Notice::Up).await;
+    assert_eq!(soon(watch.next()).await.unwrap(), theme("light"));
+}
+
+// Without notices the follower still reads watched records every 30 seconds.
+#[tokio::test]
+async fn follower_reads_watched_records_without_notices() {
+    let (store, app) = scripted();
+    let mut browser = app.dark().await;
+    let (other, _follower) = following(&app);
+    store.tell(Notice::Up).await;
+    let live = socket(&browser, &other).await;
+    let closed = tokio::spawn(async move { live.closed().await });
+    settled().await;
+    browser.visit(&app.node, async |session| session.destroy().await.unwrap()).await;
+    for _ in 0..31 {
+        app.pass(SECOND);
+        settled().await;
+    }
+    assert_eq!(soon(closed).await.unwrap(), CloseReason::Destroyed);
+}
+
+#[tokio::test]
+async fn follower_ends_at_shutdown_and_without_a_store() {
+    let (_, app) = stored();
+    let follower = tokio::spawn(app.node.sessions.follow());
+    settled().await;
+    app.node.sessions.shutdown();
+    soon(follower).await.unwrap();
+    assert_eq!(App::new().node.sessions.follow().now_or_never(), Some(()));
+}
