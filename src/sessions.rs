@@ -103,7 +103,8 @@ impl Sessions {
     /// cookie comes later. Sign-ins after the call stay.
     ///
     /// Over a shared store the call ends the sessions of all nodes. The store stamps the call and the birth of each
-    /// session, so no clock of a node decides. A node with a session in memory learns of the call within 30 seconds.
+    /// session, so no clock of a node decides. A node that has read the session lately learns of the call within 30
+    /// seconds.
     ///
     /// Without a shared store the call ends the sessions on this node. "Before" and "later" mean the order of events on
     /// this node, whatever steps its clock makes. For a session of another node that this node has not seen yet, the

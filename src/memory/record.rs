@@ -230,6 +230,9 @@ impl Record {
     pub(crate) fn reset_if_idle(&self, state: &mut State, now: Millis) {
         if matches!(state.kind, Kind::Principal(_)) && state.deadline(self.used()) <= now {
             state.clear_keeping_tombstones();
+            if let Some(sync) = self.sync() {
+                sync.forget_known();
+            }
             self.touch(now);
         }
     }

@@ -26,7 +26,7 @@ fn record_size_matches_the_docs() {
     let _ = record.extras().update_queue();
     assert_eq!(record.extras_bytes(), 136, "an updated record has locks too");
     let _ = record.extras().sync();
-    assert_eq!(record.extras_bytes(), 208, "a record of a chain with a store has the state of its reads too");
+    assert_eq!(record.extras_bytes(), 216, "a record of a chain with a store has the state of its reads too");
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]

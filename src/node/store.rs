@@ -33,6 +33,15 @@ pub(crate) struct NodeStore<'a> {
     node: &'a Node,
 }
 
+/// Uses that the store does not know: after an error or a drop, the next load tells the store again.
+struct UntoldUse<'a>(&'a [(OwnerId, &'a Record)]);
+
+impl Drop for UntoldUse<'_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|(_, record)| record.extras().sync().forget_told_use());
+    }
+}
+
 /// A commit in the terms of a node.
 #[derive(Clone, Copy)]
 pub(crate) struct StoreWrite<'a> {
@@ -122,11 +131,15 @@ impl Node {
 
     /// Returns the last use that the store was told of, from the span until the record expires.
     fn told_use(&self, state: &State, left: Duration, now: Millis) -> Millis {
+        let span = self.stored_span(state.idle());
         match state.absolute_deadline() {
+            // A commit for another reason keeps the record: a node that did not know of a shorter lifetime, or the end
+            // of all sessions of a user. The span does not show a use.
+            _ if left > span.saturating_add(SECOND) => Millis::default(),
             // The absolute deadline comes before the idle deadline, so the span does not show the last use. A second of
             // tolerance: the answer was under way.
             Some(deadline) if deadline.after(self.time.max_skew) <= now.after(left).after(SECOND) => now,
-            _ => now.after(left).before(self.stored_span(state.idle())).min(now),
+            _ => now.after(left).before(span).min(now),
         }
     }
 
@@ -153,7 +166,8 @@ impl Node {
                 self.merge_use(record, stored.left(), now);
                 let known = stored.known();
                 self.merge_stored(record, stored, scope, now);
-                Some(known)
+                // A session that seems idle has taken no values.
+                record.closed(now).is_none().then_some(known)
             }
             Snapshot::Unchanged { left } => {
                 self.merge_use(record, left, now);
@@ -181,7 +195,7 @@ impl Node {
         record.extras().sync().note_told_use(told);
     }
 
-    fn merge_stored_life(&self, record: &Record, stored: &StoredLife, now: Millis) {
+    pub(crate) fn merge_stored_life(&self, record: &Record, stored: &StoredLife, now: Millis) {
         self.note_version(stored.version(), now);
         let absolute_deadline = self.time.node(Wall::of(stored.absolute_deadline()));
         let mine = record.read().life().map(SessionLife::fields);
@@ -272,7 +286,10 @@ impl NodeStore<'_> {
         };
         let touches: SmallVec<[Touch; 2]> = records.iter().filter_map(touch).collect();
         if !touches.is_empty() {
-            let _ = self.tier.touch(&touches, &self.node.time).await;
+            let untold = UntoldUse(records);
+            if self.tier.touch(&touches, &self.node.time).await.is_ok() {
+                std::mem::forget(untold);
+            }
         }
     }
 

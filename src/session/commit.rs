@@ -9,13 +9,13 @@ use super::shared::{Binding, SessionShared};
 use crate::{
     error::{CloseReason, TierError, WriteError, WriteErrorKind},
     id::SessionId,
-    memory::record::Record,
+    memory::record::{Record, extras::StoreReading},
     node::Node,
     record::{
         change::{BudgetShare, CommitRejected, Mutation, WriteContext, WriteScope},
         life::{Lifetime, SessionLife},
     },
-    tier::CommitKind,
+    tier::{CommitKind, Snapshot},
     time::Millis,
     value::Scope,
     version::Version,
@@ -132,6 +132,9 @@ async fn commit_here(
             }
         } else if let Some(bound) = writable(shared, now)? {
             bound.touch(now);
+            if let Some(store) = shared.node.store() {
+                store.touch(&[(shared.node.config.owner(&bound.id()), &bound)], now).await;
+            }
         }
         let record = shared.hold_principal(&principal, now);
         let target = WriteTarget { extent, ..WriteTarget::principal(record) };
@@ -204,9 +207,9 @@ pub(super) async fn create_session(
     let (bound, guard) = shared.node.insert_record(id, begin_life(shared, birth, now), now)?;
     let target = WriteTarget { share, above, ..WriteTarget::session(Arc::clone(&bound)) };
     let version = write(shared, &target, CommitKind::Create, changes, now).await?;
-    if planned.is_none() && shared.node.store.is_some() {
+    if shared.node.store.is_some() {
         // The store stamps the ends of all sessions too, so one clock gives the two versions to compare.
-        bound.set_birth(version);
+        bound.set_birth(planned.map_or(version, |planned| planned.birth.min(version)));
     }
     guard.keep();
     Ok((bound, version))
@@ -268,6 +271,15 @@ pub(super) async fn set_lifetime(
     lifetime: Lifetime,
     now: Millis,
 ) -> Result<(), WriteError> {
+    if let Some(store) = shared.node.store() {
+        // The store keeps the lifetime with the newest version, so the version must be above that of a lifetime from
+        // another node, whose clock may be ahead.
+        let reading = StoreReading::begin(Some(record));
+        let snapshot = store.read(shared.node.config.owner(&record.id()), reading.known).await?;
+        if matches!(snapshot, Snapshot::Present(_) | Snapshot::Unchanged { .. }) {
+            shared.node.merge_answer(record, (reading, snapshot), Scope::Session, now);
+        }
+    }
     let mut life = record.read().life().cloned().ok_or_else(|| WriteError::closed(CloseReason::Expired))?;
     let version = shared.node.time.fresh(now, life.lifetime_version());
     if let Some(store) = shared.node.store() {

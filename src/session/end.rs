@@ -6,8 +6,7 @@
 use std::{iter, sync::Arc};
 
 use super::{
-    commit::{self, PlannedSession, new_session_id},
-    lifecycle,
+    commit, lifecycle,
     replace::{self, SessionStart, StartKind},
     shared::{Binding, IssuedOrder, OwnEnd, SessionShared},
 };
@@ -18,7 +17,7 @@ use crate::{
     id::{OwnerId, PrincipalTag, RecordKey, SessionId},
     memory::{EndedSession, SessionLookup, record::Record},
     node::store::StoreWrite,
-    record::life::{End, Successor},
+    record::life::{End, MAX_AGE, Successor},
     tier::{CommitKind, Committed},
     time::Millis,
     version::Version,
@@ -174,11 +173,9 @@ pub(super) async fn end_other_sessions(shared: &SessionShared) -> Result<(), Wri
     let now = shared.node.now();
     let (record, principal) = signed_in(shared, shared.live(now).ok(), now)?;
     check_ends_kept(shared)?;
-    let id = new_session_id()?;
     let _exemption = shared.node.exempt_renewals.exempt(*record.key(), shared.handle_id());
-    let stamp = revoke(shared, &principal).await?;
-    let planned = Some(PlannedSession { id, birth: shared.node.time.fresh(now, stamp) });
-    let start = SessionStart { kind: StartKind::Renewal, planned, changes: &[] };
+    let above = revoke(shared, &principal).await?;
+    let start = SessionStart { kind: StartKind::Renewal { above }, planned: None, changes: &[] };
     replace::replace_session(shared, &record, &start, now).await
 }
 
@@ -231,7 +228,9 @@ pub(crate) async fn revoke(shared: &SessionShared, principal: &ResolvedPrincipal
     let version = time.fresh(now, Version::ZERO).max(Version::last_at(time.wall(now)));
     let version = match shared.node.store() {
         Some(store) => {
-            let until = now.after(shared.node.longest_absolute());
+            // Other nodes may have given the user's sessions longer lifetimes than this node knows of. No browser keeps a
+            // cookie for longer than `MAX_AGE`.
+            let until = now.after(shared.node.longest_absolute().max(MAX_AGE));
             let write = StoreWrite { above: version, ..StoreWrite::of(CommitKind::Revoke, until) };
             match record.extras().sync().track(store.commit(principal.owner, write)).await? {
                 Committed::Applied { stamp, .. } => stamp,

@@ -16,12 +16,18 @@ impl Session {
     ///
     /// # Cancel safety
     ///
-    /// `touch` waits for nothing: the first poll completes the call.
+    /// A dropped `touch` has counted the use on this node. The call waits only for a shared store, once per tenth of the
+    /// idle lifetime; without a store the first poll completes the call.
     pub async fn touch(&self) -> Result<(), WriteError> {
         let shared = self.touched();
         let now = shared.node.now();
         match shared.live(now) {
-            Ok(record) => record.touch(now),
+            Ok(record) => {
+                record.touch(now);
+                if let Some(store) = shared.node.store() {
+                    store.touch(&[(shared.node.config.owner(&record.id()), &record)], now).await;
+                }
+            }
             Err(Some(reason)) => return Err(WriteError::closed(reason)),
             Err(None) => {}
         }
@@ -232,6 +238,8 @@ impl Session {
     ///   [`Sessions::end_all_sessions`](crate::Sessions::end_all_sessions)).
     /// - `NoMemory` in a chain with neither a memory tier nor a shared store, before anything has changed.
     /// - `Closed` once the session has ended, and the errors of `destroy`.
+    /// - `Unavailable` where a shared store did not answer. This session may have ended alone:
+    ///   [`Sessions::end_all_sessions`](crate::Sessions::end_all_sessions) ends the others.
     ///
     /// # Cancel safety
     ///

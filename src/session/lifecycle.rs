@@ -20,6 +20,7 @@ use crate::{
         state::Kind,
     },
     time::Millis,
+    version::Version,
 };
 
 /// The site of the page that a sign-in answers.
@@ -51,7 +52,8 @@ pub(super) async fn renew(shared: &SessionShared) -> Result<(), WriteError> {
     shared.flags.touched.set();
     check_can_set_cookie(shared)?;
     let _lifecycle = shared.lifecycle_lock().await;
-    renew_with(shared, &SessionStart { kind: StartKind::Renewal, planned: None, changes: &[] }).await
+    renew_with(shared, &SessionStart { kind: StartKind::Renewal { above: Version::ZERO }, planned: None, changes: &[] })
+        .await
 }
 
 /// Renews the session, or begins a session after the handle's own end. The caller holds

@@ -209,12 +209,14 @@ pub(super) async fn find_token_record(
     now: Millis,
 ) -> Result<Arc<Record>, RelayRefused> {
     let (node, key) = (&shared.node, RecordKey(*id.as_bytes()));
+    let mut life = None;
     if let Some(store) = node.store()
         // The store is not asked if memory has the store's last answer.
         && !matches!(node.lookup(&id), SessionLookup::Live(record) if node.vouches(&record, now))
     {
         match store.read(node.config.owner(&id), None).await.map_err(WriteError::from)? {
-            Snapshot::Present(_) | Snapshot::Unchanged { .. } => {}
+            Snapshot::Present(stored) => life = stored.life().copied(),
+            Snapshot::Unchanged { .. } => {}
             Snapshot::Absent => return Err(RelayRefused::OtherSession),
             Snapshot::Ended(end) => return Err(RelayRefused::Closed(end.reason())),
         }
@@ -224,6 +226,10 @@ pub(super) async fn find_token_record(
         if node.store.is_some() { record.never_loaded() } else { record }
     };
     let record = node.session_record(&key, now, make).map_err(|ended| RelayRefused::Closed(ended.reason()))?;
+    if let Some(life) = life {
+        // Another node may have shortened the lifetime.
+        node.merge_stored_life(&record, &life, now);
+    }
     record.touch(current.used(now));
     match record.closed(now) {
         Some(reason) => Err(RelayRefused::Closed(reason)),

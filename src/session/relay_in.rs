@@ -26,6 +26,7 @@ use crate::{
     record::change::Mutation,
     time::Millis,
     value::Json,
+    version::Version,
 };
 
 /// Applies a token that a page brings. The request has passed the cross-site rule.
@@ -154,7 +155,11 @@ async fn apply_order(
         }
         (Turn::SignIn, None) => return Err(RelayRefused::NotGenuine),
         (Turn::Renew | Turn::Remove, _) => {
-            let start = SessionStart { kind: StartKind::Renewal, planned: Some(planned), changes: &changes };
+            let start = SessionStart {
+                kind: StartKind::Renewal { above: Version::ZERO },
+                planned: Some(planned),
+                changes: &changes,
+            };
             match &record {
                 Some(_) => lifecycle::renew_with(shared, &start).await,
                 None => lifecycle::begin_session(shared, &start, now).await,

@@ -215,7 +215,7 @@ fn check_fit(
 ) -> Result<(), WriteError> {
     let kind = match turn {
         Turn::SignIn => StartKind::SignIn { above: Version::ZERO },
-        Turn::Renew | Turn::Remove => StartKind::Renewal,
+        Turn::Renew | Turn::Remove => StartKind::Renewal { above: Version::ZERO },
     };
     let start = SessionStart { kind, planned: Some(planned), changes };
     let fitted = match base {

@@ -37,7 +37,10 @@ pub(super) struct SessionStart<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StartKind {
     /// The new session keeps all values and the lifetime.
-    Renewal,
+    Renewal {
+        /// The other sessions of the user up to this version have ended.
+        above: Version,
+    },
     /// The new session keeps the values of session scope, and no anonymous choice of principal scope. The life begins
     /// anew, with the configured lifetime or with the lifetime that the application gave the handle.
     SignIn {
@@ -46,11 +49,16 @@ pub(super) enum StartKind {
     },
 }
 
+impl StartKind {
+    pub(super) const fn is_renewal(self) -> bool {
+        matches!(self, Self::Renewal { .. })
+    }
+}
+
 impl SessionStart<'_> {
     pub(super) const fn above(&self) -> Version {
         match self.kind {
-            StartKind::Renewal => Version::ZERO,
-            StartKind::SignIn { above } => above,
+            StartKind::Renewal { above } | StartKind::SignIn { above } => above,
         }
     }
 }
@@ -81,7 +89,7 @@ pub(super) async fn replace_session(
     // Derived outside of all locks: the application's own code runs here.
     let principal = shared.principal_for(old, now).map(|principal| principal.owner.tag());
     let by_value = matches!(shared.node.config.identity, Identity::Value { .. });
-    let followed = start.kind == StartKind::Renewal && principal.is_some();
+    let followed = start.kind.is_renewal() && principal.is_some();
     let predecessor = Predecessor { id: old.id(), shares_end: followed && by_value };
     let mut replacement = Replacement { start, predecessor, followed, stamp: None, is_unstored: false };
     let _gate = match shared.node.store() {
@@ -139,9 +147,11 @@ pub(super) fn successor_state(
     // The birth is greater than every version that this node has seen. So the birth is greater than that of the old
     // session, which no `end_all_sessions` has covered.
     let fresh = || stamp.unwrap_or_else(|| shared.node.time.fresh(now, start.above()));
-    let birth = start.planned.map_or_else(fresh, |planned| planned.birth);
+    // A node whose clock is ahead may have planned the birth, and the end of all sessions compares with the stamp.
+    let planned = |planned: PlannedSession| stamp.map_or(planned.birth, |stamp| planned.birth.min(stamp));
+    let birth = start.planned.map_or_else(fresh, planned);
     let fields = match start.kind {
-        StartKind::Renewal => LifeFields { birth, ..life.fields() },
+        StartKind::Renewal { .. } => LifeFields { birth, ..life.fields() },
         StartKind::SignIn { .. } => {
             LifeFields { generation: life.fields().generation, ..begin_life(shared, birth, now).fields() }
         }
@@ -149,7 +159,7 @@ pub(super) fn successor_state(
     let mut life = SessionLife::from(fields);
     life.set_predecessor(*predecessor);
     let mut next = state.successor_state(life);
-    if start.kind != StartKind::Renewal {
+    if !start.kind.is_renewal() {
         next.values.retain(|index| shared.node.config.schema.get(index).scope == Scope::Session);
     }
     if *is_unstored {
@@ -192,8 +202,11 @@ async fn replace_in_store(
         }
     };
     let later = later_writes(shared, &retired, &copied, replacement);
-    if !later.is_empty() {
-        let write = StoreWrite { changes: &later, ..StoreWrite::of(CommitKind::Update, now) };
+    let life = later_life(shared, (old, &retired), &copied, replacement, now);
+    if !later.is_empty() || life.is_some() {
+        let until = life.as_ref().map_or(now, |life| shared.node.session_until(life, now));
+        let life = life.map(|life| shared.node.stored_life(&life));
+        let write = StoreWrite { changes: &later, life, ..StoreWrite::of(CommitKind::Update, until) };
         // The old session has ended, so a failure of this write is no failure of the move: memory has the values, and
         // the next load asks the store again.
         match next.extras().sync().track(store.commit(owner, write)).await {
@@ -225,7 +238,7 @@ async fn check_revoked_in_store(
 ) -> Result<(), WriteError> {
     let SessionStart { kind, planned, .. } = replacement.start;
     // The birth that an order has planned is older than the copy, so a later load finds such a session revoked.
-    if *kind != StartKind::Renewal || planned.is_some() {
+    if !kind.is_renewal() || planned.is_some() {
         return Ok(());
     }
     if let (Some(principal), Some(store)) = (shared.principal_for(old, now), shared.node.store()) {
@@ -311,7 +324,7 @@ fn later_writes<'a>(
     let (schema, start) = (&shared.node.config.schema, replacement.start);
     let is_later = |entry: &&StoredEntry| {
         let Some(index) = schema.index_by_name(entry.name()) else { return true };
-        let goes_along = start.kind == StartKind::Renewal || schema.get(index).scope == Scope::Session;
+        let goes_along = start.kind.is_renewal() || schema.get(index).scope == Scope::Session;
         let is_written = start.changes.iter().any(|change| change.index == index);
         let copy = copied.values.slot(index).map(|slot| slot.value.rank());
         goes_along && !is_written && copy.is_none_or(|copy| copy < entry.rank())
@@ -323,6 +336,21 @@ fn later_writes<'a>(
         replaces: None,
     };
     retired.entries().filter(is_later).map(change).collect()
+}
+
+/// Returns the lifetime that another node has given the ended session, if the copy of a renewal lacks the lifetime. The
+/// old record gets the lifetime too.
+fn later_life(
+    shared: &SessionShared,
+    (old, retired): (&Record, &StoredRecord),
+    copied: &State,
+    replacement: &Replacement<'_>,
+    now: Millis,
+) -> Option<SessionLife> {
+    shared.node.merge_stored_life(old, retired.life()?, now);
+    let copied = copied.life().map(SessionLife::lifetime_version);
+    let life = old.read().life().cloned()?;
+    (replacement.start.kind.is_renewal() && Some(life.lifetime_version()) > copied).then_some(life)
 }
 
 fn not_taken() -> WriteError {

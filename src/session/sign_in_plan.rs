@@ -80,7 +80,13 @@ impl SignInPlan {
         let SignInRequest { user, grants, adopt, planned, may_begin } = request;
         let principal = named_principal(shared, &user);
         let loaded = match &principal {
-            Some(principal) => load::load_record(shared, principal, shared.node.now()).await?,
+            Some(principal) => {
+                // The user's sessions may have ended on another node a moment ago, and this session begins after that end.
+                if let Some(store) = shared.node.store() {
+                    store.forget_absent(&principal.owner);
+                }
+                load::read_record(shared, principal, shared.node.now()).await?
+            }
             None => None,
         };
         let now = shared.node.now();

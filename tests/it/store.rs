@@ -15,6 +15,7 @@
 //! - `shared_reads`: loads of the same owner, and of an owner that the store does not know
 //! - `adoption`: a store that refuses the values that a sign-in adopts, or answers late
 //! - `retention`: how long a record stays in the store
+//! - `two_nodes`: ends, lifetimes and uses that a node has not seen, and nodes whose clocks differ
 //! - `revalidation`: how long memory answers without a read, and uses that the store is told of
 //! - `warm_loads`: loads that memory answers, which cost the same as without a store
 
@@ -34,4 +35,5 @@ mod parallel_loads;
 mod retention;
 mod revalidation;
 mod shared_reads;
+mod two_nodes;
 mod warm_loads;

@@ -65,7 +65,7 @@ impl Record {
         self.extras.get().is_some_and(|extras| !extras.subscribers.is_empty())
     }
 
-    fn sync(&self) -> Option<&StoreSync> {
+    pub(super) fn sync(&self) -> Option<&StoreSync> {
         self.extras.get()?.sync.get()
     }
 
@@ -224,6 +224,16 @@ impl StoreSync {
     pub(crate) fn note_commit(&self, used: Millis) {
         *self.known.lock() = None;
         self.note_told_use(used);
+    }
+
+    /// Makes the store answer the next read whole. Takes a lock of its own under the record's lock.
+    pub(crate) fn forget_known(&self) {
+        *self.known.lock() = None;
+    }
+
+    /// Makes the next load tell the store of the use.
+    pub(crate) fn forget_told_use(&self) {
+        self.told_use.store(0, Ordering::Release);
     }
 
     /// Notes a use that the store has been told of.

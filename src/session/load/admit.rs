@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    PrincipalReading, find_vouched,
+    PrincipalReading,
     token::{CurrentToken, OpenedCookie},
 };
 use crate::{
@@ -76,8 +76,8 @@ pub(super) async fn admit(shared: &SessionShared, opened: OpenedCookie, now: Mil
     })
 }
 
-/// Reads the session's record from the store. The same call reads the record of the user whom the token names, since the
-/// load needs the user's record next. If the store's record of the session names another user, `load_principal` reads
+/// Reads the session's record from the store. The token names the user, and the same call reads the user's record, since
+/// the load needs that record next. If the store's record of the session names another user, `load_principal` reads
 /// that user's record.
 async fn read(
     shared: &SessionShared,
@@ -88,7 +88,9 @@ async fn read(
 ) -> Result<StoreAnswer, TierError> {
     let owner = shared.node.config.owner(&opened.id);
     let reading = StoreReading::begin(known);
-    let user = token_principal(shared, &opened.token).filter(|user| find_vouched(shared, user, now).is_none());
+    // Also if memory vouches for the user's record: all sessions of the user may have ended since the record was read, and
+    // the read costs no further call.
+    let user = token_principal(shared, &opened.token);
     // A session that is known to be absent needs no call.
     let Some(user) = user.filter(|_| known.is_some() || !store.knows_absent(&owner)) else {
         return Ok((reading, store.read(owner, reading.known).await?));
@@ -103,7 +105,7 @@ async fn read(
     Ok((reading, session))
 }
 
-/// Returns the user whom a token names.
+/// Returns the user that a token names.
 fn token_principal(shared: &SessionShared, token: &CurrentToken) -> Option<Arc<ResolvedPrincipal>> {
     let config = &shared.node.config;
     if shared.head_principal.is_some() {
@@ -128,7 +130,11 @@ fn settle(
     record.confirm();
     end_predecessor(shared, &record, token, now);
     if let Some((_, Snapshot::Ended(end))) = &stored {
+        // A record that seems idle here takes no end, and the session has ended all the same.
+        record.touch(token.used(now));
         shared.end_as_stored(&record, end, now);
+        let ended = || EndedSession::of(shared.node.stored_end(end, now), now).into();
+        return Admission::Over(fenced(&record, now).unwrap_or_else(ended));
     }
     let life = &token.life;
     shared.node.raise_longest_absolute(life.absolute_deadline().since(life.created()));

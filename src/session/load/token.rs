@@ -184,7 +184,9 @@ pub(super) fn open(node: &Node, cookies: &Fields, now: Millis) -> (CookieSession
     for candidate in candidates.iter() {
         opened.add(node, &keys, candidate, now);
     }
-    let OpenedTokens { brought, session, several, newest } = opened;
+    let OpenedTokens { brought, session, several, newest, idle } = opened;
+    // See `OpenedTokens::idle`.
+    let newest = newest.or_else(|| idle.filter(|_| session.is_none()));
     let named = session.or_else(|| candidates.iter().find_map(seal::session_id_of));
     // `recognise` has counted the look-up of a single candidate. For several candidates one look-up counts here, for
     // `Stats::hits`.
@@ -210,6 +212,9 @@ struct OpenedTokens {
     session: Option<SessionId>,
     several: bool,
     newest: Option<OpenedCookie>,
+    /// The newest token whose session seems idle to this node, and may be in use on another node over a store. The token
+    /// counts only if no other token does.
+    idle: Option<OpenedCookie>,
 }
 
 impl OpenedTokens {
@@ -223,17 +228,21 @@ impl OpenedTokens {
         let token = check_current(node, payload, now);
         self.brought.add(id, token.is_some());
         let ended = node.end_reason(&id).is_some();
-        let token = token.filter(|token| !token.is_idle(now) || ended || node.lives(&id) || node.store.is_some());
+        let is_idle = token.as_ref().is_some_and(|token| token.is_idle(now)) && !ended && !node.lives(&id);
+        if is_idle && node.store.is_none() {
+            return;
+        }
         // An ended id and another id count as several sessions: the other id may be that of a planted cookie.
-        if token.is_some() || ended {
+        if (token.is_some() || ended) && !is_idle {
             self.several |= self.session.replace(id).is_some_and(|other| other != id);
         }
         let Some(token) = token else { return };
+        let newest = if is_idle { &mut self.idle } else { &mut self.newest };
         let is_newer = |other: &OpenedCookie| token.payload.head.issued > other.token.payload.head.issued;
-        if self.newest.as_ref().is_none_or(is_newer) {
+        if newest.as_ref().is_none_or(is_newer) {
             let fingerprints = &node.config.fingerprints;
             let fingerprint = node.memory.is_some().then(|| fingerprints.fingerprint(candidate, keys.generation));
-            self.newest = Some(OpenedCookie { id, token, old_key: retired, fingerprint });
+            *newest = Some(OpenedCookie { id, token, old_key: retired, fingerprint });
         }
     }
 }

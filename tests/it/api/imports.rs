@@ -117,6 +117,7 @@ const SESSION_ARROWS: &[(&str, &[&str])] = &[
     ("cookie_out", &["shared"]),
     ("cookie_size", &["cookie_out", "shared"]),
     ("load", &["shared"]),
+    ("follow", &["shared"]),
     ("loader", &["load", "shared"]),
     ("read", &["shared"]),
     ("explain", &["read", "shared"]),
