@@ -86,8 +86,9 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..EVENTS / 4 {
-                        // Each event has a time of its own, one interval after the event before it. So the events of
-                        // several threads can be due at the same moment.
+                        // The simulated time of each event is one interval later than the time of the event before it,
+                        // so every event may be due. The threads run in parallel, so several threads may find their
+                        // events due at the same real moment.
                         let now = Millis(clock.fetch_add(60_000, Ordering::Relaxed));
                         if let Some(left_out) = throttle.due(1, now, MINUTE) {
                             reported.fetch_add(left_out + 1, Ordering::Relaxed);

@@ -307,8 +307,9 @@ impl StoredEnd {
         self.reason
     }
 
-    /// The owner id of the session that a renewal began in place of this session, if a sign-out with the old cookie is
-    /// to end that new session too: see [`End`](super::CommitKind::End). `None` otherwise.
+    /// The owner id of the session that a renewal began in place of this session, if the principal stayed the same;
+    /// `None` otherwise. A sign-out with this session's cookie also ends that new session: see
+    /// [`End`](super::CommitKind::End).
     pub const fn successor(&self) -> Option<OwnerId> {
         self.successor
     }

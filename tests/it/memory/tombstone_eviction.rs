@@ -152,8 +152,9 @@ fn cancelled_sign_in_order_stays_cancelled() {
     }
 }
 
-// Ada's handle has ended her session on the first node. The second node learns of this end from the sign-in order
-// alone, and still knows the end after thousands of visitors' sessions have ended.
+// Ada's handle signed out on the first node, and then ordered a sign-in. The token of this order also names the ended
+// session, and is all that tells the second node of the end. The second node still knows the end after thousands of
+// visitors' sessions have ended.
 #[test]
 fn end_told_by_order_survives_visitors_ends() {
     let (first, second) = two_nodes();
