@@ -4,18 +4,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use self::through::{write_lifetime, write_through};
+use self::through::{read_lifetime, write_lifetime, write_through};
 use super::shared::{Binding, SessionShared};
 use crate::{
     error::{CloseReason, TierError, WriteError, WriteErrorKind},
     id::SessionId,
-    memory::record::{Record, extras::StoreReading},
+    memory::record::Record,
     node::Node,
     record::{
         change::{BudgetShare, CommitRejected, Mutation, WriteContext, WriteScope},
         life::{Lifetime, SessionLife},
     },
-    tier::{CommitKind, Snapshot},
+    tier::CommitKind,
     time::Millis,
     value::Scope,
     version::Version,
@@ -272,13 +272,7 @@ pub(super) async fn set_lifetime(
     now: Millis,
 ) -> Result<(), WriteError> {
     if let Some(store) = shared.node.store() {
-        // The store keeps the lifetime with the newest version, so the version must be above that of a lifetime from
-        // another node, whose clock may be ahead.
-        let reading = StoreReading::begin(Some(record));
-        let snapshot = store.read(shared.node.config.owner(&record.id()), reading.known).await?;
-        if matches!(snapshot, Snapshot::Present(_) | Snapshot::Unchanged { .. }) {
-            shared.node.merge_answer(record, (reading, snapshot), Scope::Session, now);
-        }
+        read_lifetime(shared, store, record, now).await?;
     }
     let mut life = record.read().life().cloned().ok_or_else(|| WriteError::closed(CloseReason::Expired))?;
     let version = shared.node.time.fresh(now, life.lifetime_version());

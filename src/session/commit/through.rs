@@ -8,14 +8,14 @@ use super::{CommitFailure, WriteTarget};
 use crate::{
     error::{CloseReason, WriteError},
     id::OwnerId,
-    memory::record::Record,
+    memory::record::{Record, extras::StoreReading},
     node::store::{NodeStore, StoreWrite},
     record::{
         change::{Mutation, WriteContext, WriteScope},
         life::SessionLife,
     },
     session::shared::SessionShared,
-    tier::{Change, CommitKind, Committed},
+    tier::{Change, CommitKind, Committed, Snapshot},
     time::Millis,
     value::Scope,
     version::Version,
@@ -110,6 +110,22 @@ fn apply(
             Err(WriteError::closed(CloseReason::Destroyed).into())
         }
     }
+}
+
+/// Reads a session's record from the store before the lifetime changes. The store keeps the lifetime with the newest
+/// version, so the new version must be above that of a lifetime from another node, whose clock may be ahead.
+pub(super) async fn read_lifetime(
+    shared: &SessionShared,
+    store: NodeStore<'_>,
+    record: &Arc<Record>,
+    now: Millis,
+) -> Result<(), WriteError> {
+    let reading = StoreReading::begin(Some(record));
+    let snapshot = store.read(shared.node.config.owner(&record.id()), reading.known).await?;
+    if matches!(snapshot, Snapshot::Present(_) | Snapshot::Unchanged { .. }) {
+        shared.node.merge_answer(record, (reading, snapshot), Scope::Session, now);
+    }
+    Ok(())
 }
 
 /// Writes a lifetime of a session to the store.
