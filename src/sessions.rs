@@ -145,8 +145,12 @@ impl Sessions {
     }
 
     /// Drops expired records once a minute, for as long as the future is polled and until [`shutdown`](Self::shutdown).
-    /// Without a sweeper other calls do this work in small steps, and memory keeps expired records while there are no
-    /// calls. In both cases no expired value is ever served.
+    /// Without a sweeper other calls do this work in memory in small steps, and memory keeps expired records while there
+    /// are no calls. In both cases no expired value is ever served.
+    ///
+    /// The sweeper also lets a shared store delete its expired records, see
+    /// [`Store::maintain`](crate::tier::Store::maintain). Nothing else does this: without a sweeper the file of a
+    /// `SqliteStore` grows.
     ///
     /// # Cancel safety
     ///
@@ -154,7 +158,9 @@ impl Sessions {
     pub fn sweeper(&self) -> impl Future<Output = ()> + Send + use<> {
         let node = Arc::clone(&self.node);
         async move {
-            let Some(memory) = &node.memory else { return };
+            if node.memory.is_none() && node.store.is_none() {
+                return;
+            }
             let listed = Listed::join(&node.subscribers);
             let slot = listed.wakers.register();
             while !node.is_stopping() {
@@ -169,8 +175,13 @@ impl Sessions {
                 })
                 .await;
                 // Sweeps in bounded steps of some 15 µs, and yields to the runtime after each step.
-                while memory.sweep(node.now(), 64) {
+                while node.memory.as_ref().is_some_and(|memory| memory.sweep(node.now(), 64)) {
                     yield_now().await;
+                }
+                if let Some(store) = &node.store {
+                    while !node.is_stopping() && matches!(store.maintain(&node.time).await, Ok(true)) {
+                        yield_now().await;
+                    }
                 }
             }
         }

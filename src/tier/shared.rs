@@ -191,6 +191,12 @@ impl SharedTier {
         answered.map_err(|error| self.failed(&self.writes, "touch", error, time))
     }
 
+    /// Deletes some expired records: see [`Store::maintain`].
+    pub(crate) async fn maintain(&self, time: &NodeClock) -> Result<bool, TierError> {
+        let answered = self.caller.call(&*time.clock, |store| store.maintain()).await;
+        answered.map_err(|error| self.failed(&self.writes, "delete expired records", error, time))
+    }
+
     fn failed(&self, failures: &Failures, act: &str, error: StoreError, time: &NodeClock) -> TierError {
         if let Some(left_out) = failures.note(time) {
             let (tier, kind) = (self.name(), error.kind());

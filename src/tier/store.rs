@@ -64,7 +64,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         None
     }
 
-    /// Deletes some expired records, in a bounded step. Returns whether there may be more. Does nothing for a store that
+    /// Deletes some expired records, in a bounded step. [`Sessions::sweeper`](crate::Sessions::sweeper) calls this method
+    /// once a minute, and again for as long as there may be more. Returns whether there may be more. Does nothing for a store that
     /// drops expired records by itself.
     ///
     /// # Errors

@@ -1,18 +1,22 @@
 //! The shared store keeps a record as long as a request can ask for the record: under memory pressure, by a birth
 //! token, at the end of a day, and after any write.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use layered_session::{
     KeyRing, Lifetime, Placement, Principal, Scope, Session, SessionValue, SharedTier,
     testing::{ManualClock, Operation, SpyStore},
+    tier::{Ask, Commit, Committed, Snapshot, Store, StoreFuture, Touch},
 };
 use serde::{Deserialize, Serialize};
 
 use super::eviction::Stock;
 use crate::support::{
     App, Browser, DAY, Division, Node, Theme, User, bring, cookie, dark, declared, first_write, login, memory_of, ring,
-    socket,
+    settled, socket, soon,
 };
 
 /// A user value on servers only.
@@ -168,4 +172,51 @@ async fn loaded_session_needs_little_memory() {
     let _ = browser.read(&two).await;
     let bytes = two.sessions.stats().bytes;
     assert!(bytes < 400, "a record without a watch and without a write on this node: {bytes}");
+}
+
+/// A store that still has this many steps of maintenance to do.
+#[derive(Clone, Debug)]
+struct Aged(SpyStore, Arc<Mutex<u32>>);
+
+impl Store for Aged {
+    fn name(&self) -> &'static str {
+        "aged"
+    }
+
+    fn read<'a>(&'a self, asks: &'a [Ask]) -> StoreFuture<'a, Vec<Snapshot>> {
+        self.0.read(asks)
+    }
+
+    fn commit<'a>(&'a self, commit: Commit<'a>) -> StoreFuture<'a, Committed> {
+        self.0.commit(commit)
+    }
+
+    fn touch<'a>(&'a self, touches: &'a [Touch]) -> StoreFuture<'a, ()> {
+        self.0.touch(touches)
+    }
+
+    fn maintain(&self) -> StoreFuture<'_, bool> {
+        let mut left = self.1.lock().unwrap();
+        *left -= 1;
+        StoreFuture::ready(Ok(*left % 3 > 0))
+    }
+}
+
+#[tokio::test]
+async fn sweeper_maintains_the_store_once_a_minute() {
+    let store = Aged(SpyStore::new(), Arc::new(Mutex::new(6)));
+    let tier = store.clone();
+    let app = App::with(move |sessions| sessions.tier(SharedTier::new(tier.clone())));
+    let sweeper = tokio::spawn(app.node.sessions.sweeper());
+    settled().await;
+    for left in [6, 3, 0] {
+        assert_eq!(*store.1.lock().unwrap(), left, "three steps a minute");
+        app.pass(Duration::from_secs(60));
+        settled().await;
+        if left == 3 {
+            app.node.sessions.shutdown();
+            settled().await;
+        }
+    }
+    soon(sweeper).await.unwrap();
 }
