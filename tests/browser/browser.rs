@@ -24,6 +24,14 @@ use crate::{
 const READY: Duration = Duration::from_secs(30);
 const LEAVE: Duration = Duration::from_secs(10);
 
+/// Starts the driver. The driver takes a free port of one address family, and then the same port of the other family, which
+/// another process may have: then a second start finds another port.
+fn start_driver(driver: &Path) -> Result<(Process, String)> {
+    let mut command = Command::new(driver);
+    command.arg("--port=0");
+    Process::start(command, "started successfully on port ", READY)
+}
+
 #[derive(Debug)]
 pub(crate) struct Browser {
     client: Client,
@@ -48,9 +56,7 @@ impl Browser {
     pub(crate) async fn with(url: String, more: &[&str]) -> Result<Self> {
         let (chromium, driver) = installed()?;
         let profile = Profile::new()?;
-        let mut command = Command::new(driver);
-        command.arg("--port=0");
-        let (process, line) = Process::start(command, "started successfully on port ", READY)?;
+        let (process, line) = start_driver(&driver).or_else(|_| start_driver(&driver))?;
         let port = line.trim_end_matches('.').rsplit(' ').next().unwrap_or_default().parse()?;
         let driver = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
 
