@@ -21,6 +21,19 @@ use crate::sync::{
 #[cfg(all(test, shuttle))]
 mod schedules;
 
+/// Waits for the task's next turn, on any runtime.
+pub(crate) async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// The slot of one waiting future among the wakers of its handle.
 #[derive(Debug)]
 pub(crate) struct WakerSlot {

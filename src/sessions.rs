@@ -18,7 +18,7 @@ use crate::{
     error::{MissingSession, TierError, WriteError},
     id::Principal,
     node::{Node, followed::NoticeLink},
-    notify::{HandleWakers, Subscribers},
+    notify::{HandleWakers, Subscribers, yield_now},
     session::{Session, end, follow, loader},
     tier::{outside::SourceTier, shared::SharedTier},
 };
@@ -264,19 +264,6 @@ impl Drop for Listed<'_> {
     fn drop(&mut self) {
         self.subscribers.unsubscribe(&self.wakers);
     }
-}
-
-/// Waits for the task's next turn, on any runtime.
-async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// Counts since the start of the process, and the present content of memory.

@@ -8,11 +8,11 @@ use std::{
 };
 
 use crate::{
-    id::RecordKey,
+    id::OwnerId,
     memory::record::Record,
     sync::{
         Mutex,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::Millis,
 };
@@ -40,47 +40,87 @@ pub enum NoticeLink {
     Down,
 }
 
+/// The number of counts of notices. Owners share counts: a notice of another owner costs one more read at most.
+const COUNTS: usize = 4096;
+
 /// The state of a node that follows its store.
 #[derive(Debug)]
 pub(crate) struct Followed {
-    link: AtomicU8,
-    /// The last poll of the follower.
+    /// Whether a follower of notices has ever run.
+    is_followed: AtomicBool,
+    /// The followers whose notices arrive.
+    up: AtomicUsize,
+    /// The last poll of a follower.
     polled: AtomicU64,
     /// The time at which notices last began to arrive. A read before this time proves nothing: the notice of a later
     /// change may be lost.
     since: AtomicU64,
-    watched: Mutex<HashMap<RecordKey, Weak<Record>>>,
+    /// The notices of other nodes, by a part of the owner.
+    notices: Box<[AtomicU32]>,
+    /// The watched records by address. In a chain without memory several records have the same key.
+    watched: Mutex<HashMap<usize, Weak<Record>>>,
 }
 
 impl Default for Followed {
     fn default() -> Self {
         Self {
-            link: AtomicU8::new(NoticeLink::None as u8),
+            is_followed: AtomicBool::default(),
+            up: AtomicUsize::default(),
             polled: AtomicU64::default(),
             since: AtomicU64::default(),
+            notices: (0..COUNTS).map(|_| AtomicU32::default()).collect(),
             watched: Mutex::default(),
         }
     }
 }
 
+/// The number of notices for an owner when a read began.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NoticeCount {
+    at: usize,
+    count: u32,
+}
+
 impl Followed {
     pub(crate) fn link(&self, now: Millis) -> NoticeLink {
-        let link = self.link.load(Ordering::Acquire);
-        if link == NoticeLink::None as u8 {
-            NoticeLink::None
-        } else if link == NoticeLink::Up as u8 && now < Millis(self.polled.load(Ordering::Acquire)).after(UNPOLLED) {
-            NoticeLink::Up
-        } else {
-            NoticeLink::Down
+        let is_polled = now < Millis(self.polled.load(Ordering::Acquire)).after(UNPOLLED);
+        match self.is_followed.load(Ordering::Acquire) {
+            false => NoticeLink::None,
+            true if self.up.load(Ordering::Acquire) > 0 && is_polled => NoticeLink::Up,
+            true => NoticeLink::Down,
         }
     }
 
-    /// Sets the link. Each read before an `Up` counts no longer.
-    pub(crate) fn set_link(&self, link: NoticeLink, now: Millis) {
-        if link == NoticeLink::Up {
-            self.since.store(now.0, Ordering::Release);
+    /// Notes that the notices of a follower arrive from now on. Each read before counts no longer.
+    pub(crate) fn note_up(&self, now: Millis) {
+        self.since.fetch_max(now.0.saturating_add(1), Ordering::AcqRel);
+        self.up.fetch_add(1, Ordering::AcqRel);
+        self.is_followed.store(true, Ordering::Release);
+    }
+
+    /// Notes that the notices of a follower are lost.
+    pub(crate) fn note_down(&self, was_up: bool) {
+        if was_up {
+            self.up.fetch_sub(1, Ordering::AcqRel);
         }
-        self.link.store(link as u8, Ordering::Release);
+        self.is_followed.store(true, Ordering::Release);
+    }
+
+    /// Returns the number of notices for an owner. Take the number before a read of the store.
+    pub(crate) fn notices_of(&self, owner: &OwnerId) -> NoticeCount {
+        let [high, low, ..] = *owner.as_bytes();
+        let at = usize::from(u16::from_be_bytes([high, low])) % COUNTS;
+        NoticeCount { at, count: self.notices[at].load(Ordering::SeqCst) }
+    }
+
+    /// Counts a notice for an owner.
+    pub(crate) fn count_notice(&self, owner: &OwnerId) {
+        self.notices[self.notices_of(owner).at].fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Whether a notice has come since the count.
+    pub(crate) fn is_outdated(&self, before: NoticeCount) -> bool {
+        self.notices[before.at].load(Ordering::SeqCst) != before.count
     }
 
     pub(crate) fn note_poll(&self, now: Millis) {
@@ -104,7 +144,14 @@ impl Followed {
 
     /// Notes that a handle watches a record.
     pub(crate) fn watch(&self, record: &Arc<Record>) {
-        self.watched.lock().insert(*record.key(), Arc::downgrade(record));
+        let mut watched = self.watched.lock();
+        // Without a follower nothing else drops the entries of records that are gone.
+        if watched.len() == watched.capacity() {
+            watched.retain(|_, record| record.strong_count() > 0);
+            let living = watched.len();
+            watched.reserve(living.max(16));
+        }
+        watched.insert(Arc::as_ptr(record).addr(), Arc::downgrade(record));
     }
 
     /// Returns the watched records.

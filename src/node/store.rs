@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::{Node, followed::Followed};
+use super::{
+    Node,
+    followed::{Followed, NoticeCount},
+};
 use crate::{
     config::Identity,
     error::{CloseReason, StoreError, TierError},
@@ -33,8 +36,22 @@ pub(crate) struct NodeStore<'a> {
     node: &'a Node,
 }
 
+/// A read of the store for a record. Begin the reading before the store is asked.
+#[derive(Clone, Copy)]
+pub(crate) struct Reading {
+    of_record: StoreReading,
+    notices: NoticeCount,
+}
+
+impl Reading {
+    /// Returns the store's record that memory had merged whole when the reading began.
+    pub(crate) const fn known(&self) -> Option<Known> {
+        self.of_record.known
+    }
+}
+
 /// Uses that the store does not know: after an error or a drop, the next load tells the store again.
-struct UntoldUse<'a>(&'a [(OwnerId, &'a Record)]);
+struct UntoldUse<'a>(SmallVec<[(Touch, &'a Record); 2]>);
 
 impl Drop for UntoldUse<'_> {
     fn drop(&mut self) {
@@ -149,15 +166,21 @@ impl Node {
         StoredLife::new(deadline, life.idle(), life.lifetime_version()).until_browser_closes(life.ends_with_browser())
     }
 
+    /// Begins a read of an owner's record. `record` is the record that memory has, if there is one.
+    pub(crate) fn begin_read(&self, record: Option<&Record>, owner: &OwnerId) -> Reading {
+        Reading { of_record: StoreReading::begin(record), notices: self.followed.notices_of(owner) }
+    }
+
     /// Merges the store's answer for a living owner, and lets memory answer for a while.
     pub(crate) fn merge_answer(
         &self,
         record: &Record,
-        (reading, snapshot): (StoreReading, Snapshot),
+        (Reading { of_record: reading, notices }, snapshot): (Reading, Snapshot),
         scope: Scope,
         now: Millis,
     ) {
-        let known = match snapshot {
+        let span = |record: &Record| Followed::vouched_span(record.read().idle());
+        match snapshot {
             Snapshot::Present(stored) => {
                 if let Some(life) = stored.life() {
                     self.merge_stored_life(record, life, now);
@@ -165,23 +188,27 @@ impl Node {
                 // Before the values: a session that seems idle takes no values.
                 self.merge_use(record, stored.left(), now);
                 let known = stored.known();
+                let is_open = || scope == Scope::Principal || record.closed(now).is_none();
+                let was_open = is_open();
                 self.merge_stored(record, stored, scope, now);
-                // A session that seems idle has taken no values.
-                record.closed(now).is_none().then_some(known)
+                let known = (was_open && is_open()).then_some(known);
+                record.extras().sync().finish(reading, known, span(record), now);
             }
             Snapshot::Unchanged { left } => {
                 self.merge_use(record, left, now);
-                reading.known
+                record.extras().sync().finish_unchanged(reading, span(record), now);
             }
             // The store has no record whose use it could be told of.
             Snapshot::Absent | Snapshot::Ended(_) => {
                 record.extras().sync().note_told_use(now);
-                None
+                record.extras().sync().finish(reading, None, span(record), now);
             }
-        };
-        let idle = record.read().idle();
-        record.extras().sync().finish(reading, known, Followed::vouched_span(idle), now);
+        }
         self.list(record, scope);
+        // Listed before: a later notice finds the record.
+        if self.followed.is_outdated(notices) {
+            record.extras().sync().suspect();
+        }
     }
 
     /// Merges the uses on all nodes. The store is told of uses in steps of a tenth of the idle lifetime, so the last use
@@ -279,14 +306,16 @@ impl NodeStore<'_> {
     /// longer than a tenth of their idle lifetime, and a later load tells the store again.
     pub(crate) async fn touch(self, records: &[(OwnerId, &Record)], used: Millis) {
         let now = self.node.now();
-        let touch = |(owner, record): &(OwnerId, &Record)| {
+        let mut due: SmallVec<[(Touch, &Record); 2]> = SmallVec::new();
+        for (owner, record) in records {
             let state = record.read();
-            let is_due = record.extras().sync().tells_use(state.idle(), used);
-            is_due.then(|| Touch::new(*owner, self.node.stored_until(&state, used).since(now)))
-        };
-        let touches: SmallVec<[Touch; 2]> = records.iter().filter_map(touch).collect();
-        if !touches.is_empty() {
-            let untold = UntoldUse(records);
+            if record.extras().sync().tells_use(state.idle(), used) {
+                due.push((Touch::new(*owner, self.node.stored_until(&state, used).since(now)), record));
+            }
+        }
+        if !due.is_empty() {
+            let touches: SmallVec<[Touch; 2]> = due.iter().map(|(touch, _)| *touch).collect();
+            let untold = UntoldUse(due);
             if self.tier.touch(&touches, &self.node.time).await.is_ok() {
                 std::mem::forget(untold);
             }

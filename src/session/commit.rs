@@ -132,13 +132,15 @@ async fn commit_here(
             }
         } else if let Some(bound) = writable(shared, now)? {
             bound.touch(now);
-            if let Some(store) = shared.node.store() {
-                store.touch(&[(shared.node.config.owner(&bound.id()), &bound)], now).await;
-            }
         }
         let record = shared.hold_principal(&principal, now);
         let target = WriteTarget { extent, ..WriteTarget::principal(record) };
-        return write(shared, &target, CommitKind::Upsert, changes, now).await;
+        let version = write(shared, &target, CommitKind::Upsert, changes, now).await?;
+        // The store learns of the user's record alone, and the session is in use too.
+        if let (Some(store), Ok(bound)) = (shared.node.store(), shared.live(now)) {
+            store.touch(&[(shared.node.config.owner(&bound.id()), &bound)], now).await;
+        }
+        return Ok(version);
     }
     match writable(shared, now)? {
         Some(bound) => {

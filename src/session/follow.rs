@@ -3,23 +3,24 @@
 use std::{
     collections::{HashMap, VecDeque},
     future::poll_fn,
+    panic::AssertUnwindSafe,
     sync::Arc,
     task::Poll,
     time::Duration,
 };
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::{
+    FutureExt,
+    stream::{FuturesUnordered, StreamExt},
+};
 
 use super::shared::{Binding, RequestToken, SessionShared};
 use crate::{
     error::CloseReason,
     id::{OwnerId, RecordKey},
-    memory::{
-        SessionLookup,
-        record::{Record, extras::StoreReading},
-    },
-    node::{Node, followed::NoticeLink},
-    notify::HandleWakers,
+    memory::{SessionLookup, record::Record},
+    node::Node,
+    notify::{HandleWakers, yield_now},
     record::state::Kind,
     tier::{Notice, NoticeStream, Snapshot},
     time::Millis,
@@ -36,23 +37,29 @@ const TICK: Duration = Duration::from_secs(1);
 pub(crate) async fn run(node: Arc<Node>, shutdown: Arc<HandleWakers>) {
     let Some(store) = &node.store else { return };
     let mut notices = store.notices();
-    let _stopped = Stopped { node: &node, has_notices: notices.is_some() };
+    let mut link = Link { node: &node, has_notices: notices.is_some(), is_up: false };
     let slot = shutdown.register();
     let mut queue = ReadQueue::default();
     let mut reads = FuturesUnordered::new();
     let mut tick = node.time.clock.sleep(Duration::ZERO);
+    let mut turns = 0_u8;
     while !node.is_stopping() {
+        turns = turns.wrapping_add(1);
+        // Answers that are ready at once must not keep the task from its runtime.
+        if turns.is_multiple_of(64) {
+            yield_now().await;
+        }
         let event = poll_fn(|cx| {
             if slot.poll(cx).is_ready() {
                 // Polled again for the next wake-up.
                 cx.waker().wake_by_ref();
                 return Poll::Ready(Event::Woken);
             }
-            if let Poll::Ready(notice) = poll_notice(&mut notices, cx) {
-                return Poll::Ready(notice);
-            }
             if let Poll::Ready(Some(record)) = reads.poll_next_unpin(cx) {
                 return Poll::Ready(Event::Read(record));
+            }
+            if let Poll::Ready(notice) = poll_notice(&mut notices, cx) {
+                return Poll::Ready(notice);
             }
             tick.as_mut().poll(cx).map(|()| Event::Tick)
         })
@@ -61,7 +68,7 @@ pub(crate) async fn run(node: Arc<Node>, shutdown: Arc<HandleWakers>) {
         node.followed.note_poll(now);
         match event {
             Event::Woken => {}
-            Event::Notice(notice) => take_notice(&node, notice, &mut queue, now),
+            Event::Notice(notice) => take_notice(&mut link, notice, &mut queue, now),
             Event::Read(record) => queue.finish(record),
             Event::Tick => {
                 tick = node.time.clock.sleep(TICK);
@@ -74,7 +81,8 @@ pub(crate) async fn run(node: Arc<Node>, shutdown: Arc<HandleWakers>) {
         {
             let node = Arc::clone(&node);
             reads.push(Box::pin(async move {
-                revalidate(&node, &record).await;
+                // The code of a value's type may panic. The record stays suspect.
+                let _ = AssertUnwindSafe(revalidate(&node, &record)).catch_unwind().await;
                 record
             }));
         }
@@ -99,30 +107,47 @@ fn poll_notice(notices: &mut Option<NoticeStream>, cx: &mut std::task::Context<'
     })
 }
 
-/// Takes the link down when the follower stops.
-struct Stopped<'a> {
+/// The link of one follower. The link goes down when the follower stops.
+struct Link<'a> {
     node: &'a Node,
     has_notices: bool,
+    is_up: bool,
 }
 
-impl Drop for Stopped<'_> {
+impl Link<'_> {
+    fn up(&mut self, now: Millis) {
+        if !std::mem::replace(&mut self.is_up, true) {
+            self.node.followed.note_up(now);
+        }
+    }
+
+    fn down(&mut self) {
+        let was_up = std::mem::replace(&mut self.is_up, false);
+        self.node.followed.note_down(was_up);
+    }
+}
+
+impl Drop for Link<'_> {
     fn drop(&mut self) {
         if self.has_notices {
-            self.node.followed.set_link(NoticeLink::Down, self.node.now());
+            self.down();
         }
     }
 }
 
-fn take_notice(node: &Node, notice: Notice, queue: &mut ReadQueue, now: Millis) {
+fn take_notice(link: &mut Link<'_>, notice: Notice, queue: &mut ReadQueue, now: Millis) {
+    let node = link.node;
     match notice {
         Notice::Up => {
-            node.followed.set_link(NoticeLink::Up, now);
+            link.up(now);
             // Notices were lost before, also notices of watched records.
             node.followed.watched().into_iter().for_each(|record| queue.push(record));
         }
-        Notice::Down => node.followed.set_link(NoticeLink::Down, now),
+        Notice::Down => link.down(),
         Notice::Changed { node: by, .. } if by == node.id() => {}
         Notice::Changed { owner, known, .. } => {
+            // Before the look-up: a load that has not yet listed its record finds the count changed.
+            node.followed.count_notice(&owner);
             if let Some(store) = node.store() {
                 store.forget_absent(&owner);
             }
@@ -130,11 +155,10 @@ fn take_notice(node: &Node, notice: Notice, queue: &mut ReadQueue, now: Millis) 
             if record.knows(known) {
                 return;
             }
-            let is_held = node.memory.as_ref().is_none_or(|memory| memory.is_held(&record));
-            if is_held {
+            // Also for a record to read: the read may fail.
+            record.extras().sync().suspect();
+            if node.memory.as_ref().is_some_and(|memory| memory.is_held(&record)) {
                 queue.push(record);
-            } else {
-                record.extras().sync().suspect();
             }
         }
     }
@@ -153,14 +177,23 @@ fn find(node: &Node, owner: &OwnerId, now: Millis) -> Option<Arc<Record>> {
 /// Reads a record from the store, and merges the answer: changes wake the watches.
 async fn revalidate(node: &Arc<Node>, record: &Arc<Record>) {
     let (Some(store), now) = (node.store(), node.now()) else { return };
+    // A session that seems idle has closed its watches, and the next load asks the store.
+    if record.closed(now).is_some() {
+        return;
+    }
     let (owner, scope) = match &record.read().kind {
         Kind::Session { .. } => (node.config.owner(&record.id()), Scope::Session),
         Kind::Principal(_) => (OwnerId::from_hash(record.key().0), Scope::Principal),
         Kind::Ended(_) => return,
     };
-    let reading = StoreReading::begin(Some(record));
+    let reading = node.begin_read(Some(record), &owner);
     // After a failure memory does not vouch for the record, so the next tick reads again.
-    let Ok(snapshot) = store.read(owner, reading.known).await else { return };
+    let Ok(snapshot) = store.read(owner, reading.known()).await else { return };
+    // A renewal or a sign-in of this node ends the record in the store first, and in memory last.
+    let Ok(gate) = record.extras().renew_gate().try_read() else {
+        record.extras().sync().suspect();
+        return;
+    };
     let handle =
         || SessionShared::new(Arc::clone(node), Binding::Live(Arc::clone(record)), RequestToken::default(), false);
     match (scope, snapshot) {
@@ -173,8 +206,10 @@ async fn revalidate(node: &Arc<Node>, record: &Arc<Record>) {
         (scope, snapshot) => {
             node.merge_answer(record, (reading, snapshot), scope, now);
             node.account(record, now);
-            // Sockets use the session without a load.
-            store.touch(&[(owner, record)], record.used()).await;
+            drop(gate);
+            // Sockets use the session without a load. A use that the span in the store proves may be a tenth later than
+            // the told use, and is no use of this node: told again, it would keep the session for ever.
+            store.touch(&[(owner, record)], record.used().before(Duration::from_millis(1))).await;
         }
     }
 }
@@ -183,7 +218,8 @@ async fn revalidate(node: &Arc<Node>, record: &Arc<Record>) {
 #[derive(Default)]
 struct ReadQueue {
     waiting: VecDeque<Arc<Record>>,
-    states: HashMap<RecordKey, ReadState>,
+    /// By the address of the record: in a chain without memory several records have the same key.
+    states: HashMap<usize, ReadState>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -193,11 +229,15 @@ enum ReadState {
     ReadingOutdated,
 }
 
+fn address(record: &Arc<Record>) -> usize {
+    Arc::as_ptr(record).addr()
+}
+
 impl ReadQueue {
     fn push(&mut self, record: Arc<Record>) {
-        match self.states.get_mut(record.key()) {
+        match self.states.get_mut(&address(&record)) {
             None => {
-                self.states.insert(*record.key(), ReadState::Waiting);
+                self.states.insert(address(&record), ReadState::Waiting);
                 self.waiting.push_back(record);
             }
             Some(state @ ReadState::Reading) => *state = ReadState::ReadingOutdated,
@@ -207,12 +247,12 @@ impl ReadQueue {
 
     fn pop(&mut self) -> Option<Arc<Record>> {
         let record = self.waiting.pop_front()?;
-        self.states.insert(*record.key(), ReadState::Reading);
+        self.states.insert(address(&record), ReadState::Reading);
         Some(record)
     }
 
     fn finish(&mut self, record: Arc<Record>) {
-        if self.states.remove(record.key()) == Some(ReadState::ReadingOutdated) {
+        if self.states.remove(&address(&record)) == Some(ReadState::ReadingOutdated) {
             self.push(record);
         }
     }

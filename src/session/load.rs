@@ -16,8 +16,8 @@ use crate::{
     cross_site::CrossSite,
     error::{CloseReason, TierError},
     id::{Principal, RecordKey},
-    memory::record::{Record, extras::StoreReading},
-    node::Node,
+    memory::record::Record,
+    node::{Node, store::Reading},
     record::state::State,
     tier::{Lookup, Snapshot, outside::WaitPolicy},
     time::Millis,
@@ -195,7 +195,7 @@ pub(in crate::session) async fn read_record(
     let Some(store) = shared.node.store() else { return Ok(None) };
     loop {
         let reading = PrincipalReading::begin(shared, principal);
-        let snapshot = store.read(principal.owner, reading.reading.known).await?;
+        let snapshot = store.read(principal.owner, reading.reading.known()).await?;
         if let Some(record) = reading.finish(shared, principal, snapshot, now) {
             return Ok(Some(record));
         }
@@ -205,13 +205,13 @@ pub(in crate::session) async fn read_record(
 /// A read of a principal's record. Begin the reading before the store is asked.
 struct PrincipalReading {
     known: Option<Arc<Record>>,
-    reading: StoreReading,
+    reading: Reading,
 }
 
 impl PrincipalReading {
     fn begin(shared: &SessionShared, principal: &ResolvedPrincipal) -> Self {
         let known = shared.find_principal(principal);
-        Self { reading: StoreReading::begin(known.as_deref()), known }
+        Self { reading: shared.node.begin_read(known.as_deref(), &principal.owner), known }
     }
 
     /// Merges the store's answer into the record. `None` if the store must be asked again: memory has evicted the known

@@ -203,6 +203,15 @@ impl StoreSync {
         self.vouch(span, now);
     }
 
+    /// Notes that the store's record is unchanged since the reading began. Memory vouches only if it still has that record
+    /// whole: it may have emptied the record meanwhile.
+    pub(crate) fn finish_unchanged(&self, reading: StoreReading, span: Duration, now: Millis) {
+        self.read_after.fetch_max(reading.abandoned, Ordering::AcqRel);
+        if *self.known.lock() == reading.known {
+            self.vouch(span, now);
+        }
+    }
+
     /// Notes that memory has the store's record, and may answer for `span`.
     pub(crate) fn vouch(&self, span: Duration, now: Millis) {
         self.confirmed.store(now.0, Ordering::Release);

@@ -8,7 +8,7 @@ use super::{CommitFailure, WriteTarget};
 use crate::{
     error::{CloseReason, WriteError},
     id::OwnerId,
-    memory::record::{Record, extras::StoreReading},
+    memory::record::Record,
     node::store::{NodeStore, StoreWrite},
     record::{
         change::{Mutation, WriteContext, WriteScope},
@@ -120,8 +120,9 @@ pub(super) async fn read_lifetime(
     record: &Arc<Record>,
     now: Millis,
 ) -> Result<(), WriteError> {
-    let reading = StoreReading::begin(Some(record));
-    let snapshot = store.read(shared.node.config.owner(&record.id()), reading.known).await?;
+    let owner = shared.node.config.owner(&record.id());
+    let reading = shared.node.begin_read(Some(record), &owner);
+    let snapshot = store.read(owner, reading.known()).await?;
     if matches!(snapshot, Snapshot::Present(_) | Snapshot::Unchanged { .. }) {
         shared.node.merge_answer(record, (reading, snapshot), Scope::Session, now);
     }

@@ -11,11 +11,8 @@ use crate::{
     cookie::payload::EntryOwner,
     error::{CloseReason, TierError},
     id::RecordKey,
-    memory::{
-        EndedSession, SessionLookup,
-        record::{Record, extras::StoreReading},
-    },
-    node::store::NodeStore,
+    memory::{EndedSession, SessionLookup, record::Record},
+    node::store::{NodeStore, Reading},
     record::life::{End, Successor},
     session::shared::{Binding, SessionShared, fenced},
     tier::Snapshot,
@@ -34,7 +31,7 @@ pub(super) enum Admission {
     Live(Arc<Record>, Option<OpenedCookie>),
 }
 
-type StoreAnswer = (StoreReading, Snapshot);
+type StoreAnswer = (Reading, Snapshot);
 
 /// Finds the record of the session that a genuine token names.
 pub(super) async fn admit(shared: &SessionShared, opened: OpenedCookie, now: Millis) -> Result<Admission, TierError> {
@@ -54,7 +51,9 @@ pub(super) async fn admit(shared: &SessionShared, opened: OpenedCookie, now: Mil
     match (&stored, &known) {
         (Some((_, Snapshot::Absent)), known) => {
             // Ends the open handles and watches of this node too.
-            if let Some(record) = known {
+            if let Some(record) = known
+                && let Ok(_gate) = record.extras().renew_gate().try_read()
+            {
                 let _ = shared.end(record, CloseReason::Destroyed, now);
             }
             return Ok(Admission::Unknown);
@@ -87,16 +86,16 @@ async fn read(
     now: Millis,
 ) -> Result<StoreAnswer, TierError> {
     let owner = shared.node.config.owner(&opened.id);
-    let reading = StoreReading::begin(known);
+    let reading = shared.node.begin_read(known, &owner);
     // Also if memory vouches for the user's record: all sessions of the user may have ended since the record was read, and
     // the read costs no further call.
     let user = token_principal(shared, &opened.token);
     // A session that is known to be absent needs no call.
     let Some(user) = user.filter(|_| known.is_some() || !store.knows_absent(&owner)) else {
-        return Ok((reading, store.read(owner, reading.known).await?));
+        return Ok((reading, store.read(owner, reading.known()).await?));
     };
     let of_user = PrincipalReading::begin(shared, &user);
-    let asks = ((owner, reading.known), (user.owner, of_user.reading.known));
+    let asks = ((owner, reading.known()), (user.owner, of_user.reading.known()));
     let (session, answer) = store.read_both(asks.0, asks.1).await?;
     // Held, since a chain without memory keeps no other copy until `load_principal` looks for the record.
     if let Some(record) = of_user.finish(shared, &user, answer, now) {
@@ -132,7 +131,10 @@ fn settle(
     if let Some((_, Snapshot::Ended(end))) = &stored {
         // A record that seems idle here takes no end, and the session has ended all the same.
         record.touch(token.used(now));
-        shared.end_as_stored(&record, end, now);
+        // A renewal of this node ends the record in the store first, and in memory last: see `replace_in_store`.
+        if let Ok(_gate) = record.extras().renew_gate().try_read() {
+            shared.end_as_stored(&record, end, now);
+        }
         let ended = || EndedSession::of(shared.node.stored_end(end, now), now).into();
         return Admission::Over(fenced(&record, now).unwrap_or_else(ended));
     }

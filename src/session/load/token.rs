@@ -184,9 +184,9 @@ pub(super) fn open(node: &Node, cookies: &Fields, now: Millis) -> (CookieSession
     for candidate in candidates.iter() {
         opened.add(node, &keys, candidate, now);
     }
-    let OpenedTokens { brought, session, several, newest, idle } = opened;
+    let OpenedTokens { brought, session, several, newest, idle, several_idle } = opened;
     // See `OpenedTokens::idle`.
-    let newest = newest.or_else(|| idle.filter(|_| session.is_none()));
+    let newest = newest.or_else(|| idle.filter(|_| session.is_none() && !several_idle));
     let named = session.or_else(|| candidates.iter().find_map(seal::session_id_of));
     // `recognise` has counted the look-up of a single candidate. For several candidates one look-up counts here, for
     // `Stats::hits`.
@@ -215,6 +215,8 @@ struct OpenedTokens {
     /// The newest token whose session seems idle to this node, and may be in use on another node over a store. The token
     /// counts only if no other token does.
     idle: Option<OpenedCookie>,
+    /// Whether idle tokens name several sessions: then none of them counts.
+    several_idle: bool,
 }
 
 impl OpenedTokens {
@@ -237,6 +239,9 @@ impl OpenedTokens {
             self.several |= self.session.replace(id).is_some_and(|other| other != id);
         }
         let Some(token) = token else { return };
+        if is_idle && self.idle.as_ref().is_some_and(|other| other.id != id) {
+            self.several_idle = true;
+        }
         let newest = if is_idle { &mut self.idle } else { &mut self.newest };
         let is_newer = |other: &OpenedCookie| token.payload.head.issued > other.token.payload.head.issued;
         if newest.as_ref().is_none_or(is_newer) {

@@ -10,13 +10,13 @@ use std::{
 use futures_util::{FutureExt, Stream};
 use layered_session::{
     CloseReason, NoticeLink, Principal, SharedTier,
-    testing::{Operation, SpyStore},
-    tier::{Ask, Commit, Committed, Notice, NoticeStream, Snapshot, Store, StoreFuture, Touch},
+    testing::{ManualClock, Operation, SpyStore},
+    tier::{Ask, Commit, Committed, Known, NodeId, Notice, NoticeStream, Snapshot, Store, StoreFuture, Touch, Version},
 };
 use tokio::task::JoinHandle;
 
 use crate::{
-    support::{App, Division, Node, Theme, dark, get, set, settled, signed_in, socket, soon, theme},
+    support::{App, DAY, Division, Node, Theme, dark, get, set, settled, signed_in, socket, soon, theme},
     writes::stored,
 };
 
@@ -87,7 +87,11 @@ async fn notices_cause_no_needless_reads() {
     let _own = tokio::spawn(app.node.sessions.follow());
     let (other, _follower) = following(&app);
     settled().await;
-    assert_eq!(browser.theme(&other).await, dark());
+    // A read in the millisecond in which notices begin proves nothing.
+    app.pass(SECOND / 1000);
+    for node in [&app.node, &other] {
+        assert_eq!(browser.theme(node).await, dark());
+    }
     settled().await;
     store.take_operations();
     set(&mut browser, &app.node, theme("light")).await;
@@ -201,7 +205,7 @@ async fn lost_notices_shorten_what_memory_answers() {
         let _ = browser.theme(&other).await;
         store.0.take_operations().len()
     };
-    assert_eq!(reads(Duration::ZERO).await, 1);
+    assert_eq!(reads(SECOND / 1000).await, 1);
     assert_eq!(reads(2 * SECOND).await, 0);
     store.tell(Notice::Down).await;
     assert_eq!(other.sessions.stats().notice_link, NoticeLink::Down);
@@ -210,7 +214,7 @@ async fn lost_notices_shorten_what_memory_answers() {
     assert_eq!(reads(SECOND).await, 1);
     app.pass(SECOND / 10);
     store.tell(Notice::Up).await;
-    assert_eq!(reads(Duration::ZERO).await, 1, "notices were lost before");
+    assert_eq!(reads(SECOND / 1000).await, 1, "notices were lost before");
     assert_eq!(reads(2 * SECOND).await, 0);
     follower.abort();
     let _ = follower.await;
@@ -259,4 +263,64 @@ async fn follower_ends_at_shutdown_and_without_a_store() {
     app.node.sessions.shutdown();
     soon(follower).await.unwrap();
     assert_eq!(App::new().node.sessions.follow().now_or_never(), Some(()));
+}
+
+// R5: a follower's reads are no use of the session.
+#[tokio::test]
+async fn followed_socket_idles_out() {
+    let clock = ManualClock::new();
+    let store = SpyStore::new().expire_by(clock.clone());
+    let app =
+        App::with(move |sessions| sessions.idle(900 * SECOND).absolute(30 * DAY).tier(SharedTier::new(store.clone())));
+    let browser = app.dark().await;
+    let (other, _follower) = following(&app);
+    let live = socket(&browser, &other).await;
+    let mut closed = tokio::spawn(async move { live.closed().await });
+    for _ in 0..40 {
+        app.pass(60 * SECOND);
+        clock.advance(60 * SECOND);
+        settled().await;
+    }
+    assert_eq!((&mut closed).now_or_never().map(Result::unwrap), Some(CloseReason::Expired));
+}
+
+// G18: the notice comes while a load reads the record for the first time.
+#[tokio::test]
+async fn notice_during_first_load_is_not_lost() {
+    let (store, app) = stored();
+    let mut browser = app.dark().await;
+    let (other, _follower) = following(&app);
+    settled().await;
+    store.hold_answers(Operation::Read);
+    let load = tokio::spawn({
+        let (browser, other) = (browser.clone(), other.clone());
+        async move { browser.theme(&other).await }
+    });
+    settled().await;
+    set(&mut browser, &app.node, theme("light")).await;
+    settled().await;
+    store.release();
+    let _ = load.await.unwrap();
+    settled().await;
+    assert_eq!(browser.theme(&other).await, theme("light"));
+}
+
+// G18: a read that fails after a notice is repeated.
+#[tokio::test]
+async fn failed_read_after_notice_is_repeated() {
+    let (store, app) = scripted();
+    let mut browser = app.dark().await;
+    let (other, _follower) = following(&app);
+    store.tell(Notice::Up).await;
+    let mut watch = socket(&browser, &other).await.watch::<Theme>();
+    assert_eq!(soon(watch.next()).await.unwrap(), dark());
+    settled().await;
+    let owner = store.0.take_calls()[0].owner();
+    set(&mut browser, &app.node, theme("light")).await;
+    store.0.fail();
+    let known = Known::new(Version::ZERO, Version::ZERO);
+    store.tell(Notice::Changed { owner, known, node: NodeId::from_u64(1) }).await;
+    store.0.heal();
+    app.pass(SECOND);
+    assert_eq!(soon(watch.next()).await.unwrap(), theme("light"));
 }

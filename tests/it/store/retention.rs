@@ -198,7 +198,7 @@ impl Store for Aged {
     fn maintain(&self) -> StoreFuture<'_, bool> {
         let mut left = self.1.lock().unwrap();
         *left -= 1;
-        StoreFuture::ready(Ok(*left % 3 > 0))
+        StoreFuture::ready(Ok(!left.is_multiple_of(3)))
     }
 }
 
