@@ -1,4 +1,4 @@
-//! What a store tells about the commits of other nodes: [`Notice`].
+//! The news of a store about the commits of other nodes: [`Notice`].
 
 use std::pin::Pin;
 

@@ -1,4 +1,4 @@
-//! What a node in memory knows of other nodes' changes: memory answers for 30 seconds, and the store is told of uses.
+//! The age of memory's answers over a store: memory answers for 30 seconds after a read, and the store is told of uses.
 
 use std::time::Duration;
 
@@ -131,7 +131,7 @@ async fn session_in_use_elsewhere_does_not_idle_out() {
     }
 }
 
-// A session that nobody uses leaves the store after its idle lifetime, and not after its absolute lifetime.
+// An unused session leaves the store after its idle lifetime, and not after its absolute lifetime.
 #[tokio::test]
 async fn idle_session_leaves_the_store() {
     let clock = ManualClock::new();
