@@ -16,7 +16,7 @@ use layered_session::{
 use tokio::task::JoinHandle;
 
 use crate::{
-    support::{App, DAY, Division, Node, Theme, dark, get, set, settled, signed_in, socket, soon, theme},
+    support::{App, DAY, Division, Node, Theme, dark, get, set, settled, signed_in, socket, soon, theme, under_way},
     writes::stored,
 };
 
@@ -288,7 +288,7 @@ async fn followed_socket_idles_out() {
 #[tokio::test]
 async fn notice_during_first_load_is_not_lost() {
     let (store, app) = stored();
-    let mut browser = app.dark().await;
+    let browser = app.dark().await;
     let (other, _follower) = following(&app);
     settled().await;
     // A read in the millisecond in which notices begin proves nothing.
@@ -299,7 +299,8 @@ async fn notice_during_first_load_is_not_lost() {
         async move { browser.theme(&other).await }
     });
     settled().await;
-    set(&mut browser, &app.node, theme("light")).await;
+    // The cookie of the first browser stays as it was, and brings no newer value.
+    set(&mut browser.clone(), &app.node, theme("light")).await;
     settled().await;
     store.release();
     let _ = load.await.unwrap();
@@ -314,6 +315,8 @@ async fn failed_read_after_notice_is_repeated() {
     let mut browser = app.dark().await;
     let (other, _follower) = following(&app);
     store.tell(Notice::Up).await;
+    // A read in the millisecond in which notices begin proves nothing.
+    app.pass(SECOND / 1000);
     let mut watch = socket(&browser, &other).await.watch::<Theme>();
     assert_eq!(soon(watch.next()).await.unwrap(), dark());
     settled().await;
@@ -325,4 +328,30 @@ async fn failed_read_after_notice_is_repeated() {
     store.0.heal();
     app.pass(SECOND);
     assert_eq!(soon(watch.next()).await.unwrap(), theme("light"));
+}
+
+// G12: a follower reads the old id between the end in the store and the end in memory, and the renewal still succeeds.
+#[tokio::test]
+async fn follower_disturbs_no_renewal_of_its_node() {
+    let (store, app) = scripted();
+    let browser = signed_in(&app.node, "ada").await;
+    let _follower = tokio::spawn(app.node.sessions.follow());
+    store.tell(Notice::Up).await;
+    let live = under_way(&browser, &app.node).await;
+    let closed = live.closed();
+    store.0.take_calls();
+    store.0.hold_answers(Operation::End);
+    let renewing = tokio::spawn({
+        let live = live.clone();
+        async move { live.renew().await }
+    });
+    settled().await;
+    let old = store.0.take_calls().iter().find(|call| call.operation() == Operation::End).unwrap().owner();
+    let known = Known::new(Version::ZERO, Version::ZERO);
+    store.tell(Notice::Changed { owner: old, known, node: NodeId::from_u64(1) }).await;
+    assert!(store.0.take_operations().contains(&Operation::Read), "the follower has read the ended record");
+    store.0.release();
+    soon(renewing).await.unwrap().unwrap();
+    assert!(live.principal().is_some());
+    assert!(closed.now_or_never().is_none());
 }
