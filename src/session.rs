@@ -241,7 +241,7 @@ impl Session {
     ///   [`Ambiguous`](crate::CloseReason::Ambiguous)).
     /// - `Undeclared` for a type that was not declared.
     /// - `HeadSent` in a chain without memory, once the response head has left.
-    /// - `Contended` if other nodes changed the same record first for a second.
+    /// - `Contended` if other nodes changed the same record first 129 times in a row, or for 5 seconds.
     ///
     /// `Unavailable` tells that a shared store did not answer. The store may still have taken the write: the next load
     /// asks the store.
@@ -267,8 +267,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set), and `Contended` if other writers changed the same record first: over a store for a second,
-    /// without a store 33 times in a row.
+    /// As [`set`](Self::set), and `Contended` if other writers changed the same record first: over a store 129 times in a
+    /// row or for 5 seconds, without a store 33 times in a row.
     ///
     /// # Cancel safety
     ///

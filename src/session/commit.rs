@@ -2,15 +2,15 @@
 //! other writers outdate. A write goes to one record: first to the shared store, if the chain has a store
 //! ([`through`]), and then to memory.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
+pub(super) use self::attempts::Attempts;
 use self::through::{read_lifetime, write_lifetime, write_through};
 use super::shared::{Binding, SessionShared};
 use crate::{
     error::{CloseReason, TierError, WriteError, WriteErrorKind},
     id::SessionId,
     memory::record::Record,
-    node::Node,
     record::{
         change::{BudgetShare, CommitRejected, Mutation, WriteContext, WriteScope},
         life::{Lifetime, SessionLife},
@@ -21,6 +21,7 @@ use crate::{
     version::Version,
 };
 
+mod attempts;
 mod through;
 
 /// The id and the birth of a session that an order begins.
@@ -381,67 +382,5 @@ impl From<CommitFailure> for WriteError {
 impl From<CommitRejected> for WriteError {
     fn from(rejected: CommitRejected) -> Self {
         CommitFailure::from(rejected).into()
-    }
-}
-
-/// The time for which a write over a store is repeated at least after other writers have outdated the write.
-const CONTENTION: Duration = Duration::from_secs(1);
-
-/// The number of losses after which a write fails. Over a store a write fails no earlier than after [`CONTENTION`]: on a
-/// busy machine a second is too short for many attempts.
-const MAX_LOSSES: u32 = 32;
-
-/// The longest sleep between two attempts, in milliseconds.
-const MAX_BACKOFF: u64 = 32;
-
-/// The attempts of a write that other writers may outdate. A *loss* is an outdated attempt.
-///
-/// From the second loss on, the write sleeps for a random time before the next attempt, over a shared store. Without the
-/// sleep the node of the last write would win again and again, since its memory knows the newest version first.
-pub(super) struct Attempts<'a> {
-    node: &'a Node,
-    losses: u32,
-    /// The time of the first loss, by the monotonic clock.
-    since: Duration,
-}
-
-impl<'a> Attempts<'a> {
-    pub(super) const fn of(node: &'a Node) -> Self {
-        Self { node, losses: 0, since: Duration::ZERO }
-    }
-
-    /// Returns the result of an attempt, or `None` if the attempt was outdated and another attempt is to follow.
-    ///
-    /// # Errors
-    ///
-    /// The error of the attempt; `Contended` after 33 losses, over a store no earlier than a second after the first. Without
-    /// a store a loss takes microseconds, and the clock may step meanwhile.
-    pub(super) async fn settle<T>(&mut self, attempt: Result<T, CommitFailure>) -> Result<Option<T>, WriteError> {
-        match attempt {
-            Ok(done) => return Ok(Some(done)),
-            Err(CommitFailure::Outdated) => {}
-            Err(failure) => return Err(failure.into()),
-        }
-        if self.node.store.is_some() {
-            self.back_off().await?;
-        } else if self.losses >= MAX_LOSSES {
-            return Err(CommitFailure::Outdated.into());
-        }
-        self.losses += 1;
-        Ok(None)
-    }
-
-    async fn back_off(&mut self) -> Result<(), CommitFailure> {
-        let clock = &self.node.time.clock;
-        if self.losses == 0 {
-            self.since = clock.monotonic();
-            return Ok(());
-        }
-        if self.losses >= MAX_LOSSES && clock.monotonic().saturating_sub(self.since) >= CONTENTION {
-            return Err(CommitFailure::Outdated);
-        }
-        let longest = 1 << (self.losses - 1).min(MAX_BACKOFF.ilog2());
-        clock.sleep(Duration::from_micros(rand::random_range(0..=longest * 1000))).await;
-        Ok(())
     }
 }

@@ -3,9 +3,7 @@
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
-use layered_session::{
-    LayeredSessionLayer, Session, Sessions, WriteError, WriteErrorKind, testing::Client, tier::BoxError,
-};
+use layered_session::{LayeredSessionLayer, Session, Sessions, WriteError, testing::Client, tier::BoxError};
 use tower::{ServiceBuilder, util::BoxCloneSyncService};
 
 use super::{Stock, Visits, ada, node, ring, server::server};
@@ -51,23 +49,14 @@ async fn updates_of_sixteen_nodes_all_count() {
         let node = node(&server, &ring);
         nodes.push(tokio::spawn(async move {
             let session = ada(&node).await;
-            let (mut updates, mut contended) = (0, 0);
-            while updates < 64 {
-                match session.update(|visits: &mut Visits| visits.0 += 1).await {
-                    Ok(_) => updates += 1,
-                    // On a busy machine an update may lose to other nodes for its whole second.
-                    Err(error) if error.kind() == WriteErrorKind::Contended => contended += 1,
-                    Err(error) => panic!("{error:?}"),
-                }
+            for _ in 0..64 {
+                session.update(|visits: &mut Visits| visits.0 += 1).await.unwrap();
             }
-            contended
         }));
     }
-    let mut contended = 0;
     for node in nodes {
-        contended += node.await.unwrap();
+        node.await.unwrap();
     }
-    assert!(contended < 16, "{contended} of 1024 updates lost to other nodes for a second");
     assert_eq!(ada(&node(&server, &ring)).await.value::<Visits>(), Visits(1024));
 }
 
