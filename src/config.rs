@@ -79,7 +79,7 @@ impl ComputedTier {
 }
 
 /// The answer of a computed tier for one value and one request.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ComputedAnswer {
     pub(crate) tier: &'static str,
     pub(crate) index: ValueIndex,

@@ -12,6 +12,13 @@ pub use self::store::{StoreError, StoreErrorKind, TierError};
 /// Any error of the application.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
+/// Returns the header field that a response with this status has beside its body: after a 503 a client tries again in a
+/// second, which is the shortest time for which a node stops asking a store that does not answer.
+pub(crate) fn retry_after(status: http::StatusCode) -> Option<(http::HeaderName, http::HeaderValue)> {
+    let field = (http::header::RETRY_AFTER, http::HeaderValue::from_static("1"));
+    (status == http::StatusCode::SERVICE_UNAVAILABLE).then_some(field)
+}
+
 /// A configuration that can't work, found before the first request. The message names the remedy.
 #[derive(Debug)]
 pub struct BuildError {

@@ -76,6 +76,7 @@ pub(crate) struct Counters {
     pub(crate) skewed_versions: AtomicU64,
     pub(crate) foreign_tokens: AtomicU64,
     pub(crate) refused_tokens: AtomicU64,
+    pub(crate) degraded_loads: AtomicU64,
 }
 
 impl Node {

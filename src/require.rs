@@ -16,7 +16,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    error::{BuildError, BuildErrorKind, MissingSession},
+    error::{BuildError, BuildErrorKind, MissingSession, retry_after},
     session::loader::{LoadFuture, LoaderHandle},
     tier::outside::note_missing_layer,
     value::SessionValue,
@@ -26,7 +26,7 @@ use crate::{
 ///
 /// Without the value the inner service isn't called. The answer is 401, or after [`redirect`](Self::redirect) 303 to
 /// the login page. Without a [`LayeredSessionLayer`](crate::LayeredSessionLayer) around the guard, and for a type that
-/// was not declared, the answer is 500. If a shared store doesn't answer, the answer is 503. Each answer has an
+/// was not declared, the answer is 500. If a shared store doesn't answer, the answer is 503 with `Retry-After`. Each answer has an
 /// empty body, the body type's `Default`.
 ///
 /// The guard stands inside the session layer, and inside a CORS layer: a preflight request brings no cookie, so the
@@ -237,6 +237,8 @@ where
                         Ok(session) if session.get::<V>().is_some() => None,
                         // An undeclared type is a mistake of the application: no request could ever pass.
                         Ok(session) if !session.declares::<V>() => Some(empty(StatusCode::INTERNAL_SERVER_ERROR)),
+                        // The login could not reach the store either.
+                        Ok(session) if session.is_degraded() => Some(empty(StatusCode::SERVICE_UNAVAILABLE)),
                         Ok(_) => Some(without_value(this.login.take())),
                         Err(missing) => Some(empty(missing.status())),
                     };
@@ -257,6 +259,7 @@ where
 fn empty<B: Default>(status: StatusCode) -> Response<B> {
     let mut response = Response::new(B::default());
     *response.status_mut() = status;
+    response.headers_mut().extend(retry_after(status));
     response
 }
 

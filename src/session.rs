@@ -333,6 +333,12 @@ impl Session {
         Batch::new(self)
     }
 
+    /// Whether the shared store did not answer when this session was loaded, so that the handle has a copy of the session
+    /// without the signed-in user, and refuses writes: see [`SharedTier::degrade`](crate::SharedTier::degrade).
+    pub fn is_degraded(&self) -> bool {
+        self.shared().flags.degraded.is_set()
+    }
+
     /// Seals the changes that the browser's cookie lacks into a token, for the page to bring to the writeback endpoint.
     /// Returns `None` if the cookie lacks nothing, and without a session. Send the token after a write on a socket
     /// or a stream, which can't set a cookie.
@@ -362,7 +368,7 @@ impl Session {
                 );
                 refuse(WriteErrorKind::Invalid, message)
             }
-            (Some(index), _) => Ok(index),
+            (Some(index), _) => self.shared().refuse_degraded().map(|()| index),
         }
     }
 

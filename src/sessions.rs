@@ -234,6 +234,7 @@ impl Sessions {
             store_failures: self.node.store.as_ref().map_or(0, SharedTier::failures),
             notice_link: self.node.followed.link(self.node.now()),
             store_open: self.node.store.as_ref().is_some_and(SharedTier::is_open),
+            degraded_loads: read(&self.node.counters.degraded_loads),
             source_failures: self.node.config.sources().map(SourceTier::failures).sum(),
             missing_layers: self.node.missing_layers.count(),
         }
@@ -311,6 +312,9 @@ pub struct Stats {
     /// Whether the node has stopped asking the shared store, after several calls without an answer: see
     /// [`SharedTier`](crate::SharedTier#while-the-store-fails).
     pub store_open: bool,
+    /// Loads for which memory and the cookie answered, since the shared store did not: see
+    /// [`SharedTier::degrade`](crate::SharedTier::degrade).
+    pub degraded_loads: u64,
     /// Whether the node gets the notices of the shared store: see [`Sessions::follow`].
     pub notice_link: NoticeLink,
     /// Loads without the answers of a source that failed or missed

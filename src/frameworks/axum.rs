@@ -9,7 +9,7 @@ use axum_core::{
 use http::{StatusCode, request::Parts};
 
 use crate::{
-    error::{MissingSession, WriteError},
+    error::{MissingSession, WriteError, retry_after},
     session::{Session, loader::LoaderHandle},
     value::SessionValue,
 };
@@ -151,7 +151,11 @@ impl<S: Sync, V: SessionValue> FromRequestParts<S> for Required<V> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingValue> {
         let missing = |cause| MissingValue { name: V::NAME, cause };
         let session = Session::load(&parts.extensions).await.map_err(|error| missing(Cause::Session(error)))?;
-        let cause = if session.declares::<V>() { Cause::Value } else { Cause::Declaration };
+        let cause = match session.declares::<V>() {
+            true if session.is_degraded() => Cause::Store,
+            true => Cause::Value,
+            false => Cause::Declaration,
+        };
         session.get().map(Self).ok_or_else(|| missing(cause))
     }
 }
@@ -167,6 +171,8 @@ pub struct MissingValue {
 enum Cause {
     /// The session lacks the value.
     Value,
+    /// The session lacks the value, and the shared store did not answer.
+    Store,
     /// The chain does not declare the value.
     Declaration,
     Session(MissingSession),
@@ -183,6 +189,7 @@ impl MissingValue {
     pub const fn status(&self) -> StatusCode {
         match &self.cause {
             Cause::Value => StatusCode::UNAUTHORIZED,
+            Cause::Store => StatusCode::SERVICE_UNAVAILABLE,
             Cause::Declaration => StatusCode::INTERNAL_SERVER_ERROR,
             Cause::Session(missing) => missing.status(),
         }
@@ -194,6 +201,9 @@ impl fmt::Display for MissingValue {
         match &self.cause {
             Cause::Value => {
                 write!(f, "the session has no value `{}`: a sign-in or a write must set the value first", self.name)
+            }
+            Cause::Store => {
+                write!(f, "the shared store did not answer, so the session has no value `{}` for now", self.name)
             }
             Cause::Declaration => {
                 write!(f, "`{}` is not declared: add `.value::<..>()` to `Sessions::builder()`", self.name)
@@ -207,28 +217,34 @@ impl Error for MissingValue {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.cause {
             Cause::Session(missing) => missing.source(),
-            Cause::Value | Cause::Declaration => None,
+            Cause::Value | Cause::Store | Cause::Declaration => None,
         }
     }
 }
 
-/// Answers with the status of [`MissingValue::status`] and the message.
+/// Answers with the status of [`MissingValue::status`] and the message, and `Retry-After` beside 503.
 impl IntoResponse for MissingValue {
     fn into_response(self) -> Response {
-        (self.status(), self.to_string()).into_response()
+        response(self.status(), &self)
     }
 }
 
-/// Answers with the status of [`MissingSession::status`] and the message.
+/// Answers with the status of [`MissingSession::status`] and the message, and `Retry-After` beside 503.
 impl IntoResponse for MissingSession {
     fn into_response(self) -> Response {
-        (self.status(), self.to_string()).into_response()
+        response(self.status(), &self)
     }
 }
 
-/// Answers with the status of [`WriteError::status`] and the message.
+/// Answers with the status of [`WriteError::status`] and the message, and `Retry-After` beside 503.
 impl IntoResponse for WriteError {
     fn into_response(self) -> Response {
-        (self.status(), self.to_string()).into_response()
+        response(self.status(), &self)
     }
+}
+
+fn response(status: StatusCode, error: &impl Error) -> Response {
+    let mut response = (status, error.to_string()).into_response();
+    response.headers_mut().extend(retry_after(status));
+    response
 }

@@ -227,8 +227,9 @@ pub(super) fn begin_life(shared: &SessionShared, birth: Version, now: Millis) ->
     life
 }
 
-/// Refuses a write that can no longer have an effect: once the response head has left, in a chain without memory.
+/// Refuses a write that can have no effect: on a handle with a copy of its session, and once the response head has left, in a chain without memory.
 pub(super) fn check_head(shared: &SessionShared) -> Result<(), WriteError> {
+    shared.refuse_degraded()?;
     if shared.node.memory.is_none() && shared.flags.head_sent.is_set() {
         return Err(WriteError::new(
             WriteErrorKind::HeadSent,
@@ -242,6 +243,7 @@ pub(super) fn check_head(shared: &SessionShared) -> Result<(), WriteError> {
 /// Removes all values of the session's own record, except the identity value. In a job, removes the principal's values.
 pub(super) async fn clear(shared: &SessionShared) -> Result<(), WriteError> {
     shared.flags.touched.set();
+    shared.refuse_degraded()?;
     let now = shared.node.now();
     let identity = shared.node.config.identity_index();
     let (scope, record) = match shared.binding() {

@@ -65,6 +65,10 @@ pub(crate) struct ResponseHeaders<'a> {
 /// the cookie.
 pub(crate) fn set_cookie(shared: &SessionShared, now: Millis) -> Option<HeaderValue> {
     let cookie = &shared.node.config.cookie;
+    if shared.flags.degraded.is_set() {
+        // The copy lacks the signed-in user, and the browser's own cookie lacks nothing that this node knows.
+        return None;
+    }
     let Ok(record) = shared.live(now) else {
         let ended_here = shared.has_ended_own() && !shared.request_token.cookie_tokens().is_nothing();
         return if ended_here { cookie.removal() } else { None };

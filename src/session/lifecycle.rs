@@ -32,9 +32,10 @@ pub(super) enum Site {
 
 /// # Errors
 ///
-/// `HeadSent` if no response is left that could bring another cookie to the browser, and `Invalid` on a job's
-/// handle.
+/// `HeadSent` if no response is left that could bring another cookie to the browser, `Invalid` on a job's handle, and
+/// `Unavailable` on a handle with a copy of its session.
 pub(super) fn check_can_set_cookie(shared: &SessionShared) -> Result<(), WriteError> {
+    shared.refuse_degraded()?;
     if matches!(shared.binding(), Binding::PrincipalOnly) {
         let message = "a handle of `Sessions::for_principal` has no session to sign in, renew or end: use the handle \
                        of a request";

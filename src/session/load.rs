@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use self::{
     admit::Admission,
     merge::TokenMerge,
-    token::{CookieSession, KnownToken, RequestHead},
+    token::{CookieSession, KnownToken, OpenedCookie, RequestHead},
 };
 use super::shared::{Binding, RequestToken, SessionShared, fenced};
 use crate::{
@@ -19,22 +19,38 @@ use crate::{
     memory::record::Record,
     node::{Node, store::Reading},
     record::state::State,
-    tier::{Lookup, Snapshot, outside::WaitPolicy},
+    tier::{Lookup, Snapshot, outside::WaitPolicy, shared::SharedTier},
     time::Millis,
     value::{Json, Scope},
 };
 
 mod admit;
+mod degraded;
 pub(super) mod merge;
 #[cfg(feature = "testing")]
 #[cfg(test)]
 mod tests;
 pub(crate) mod token;
 
-/// Loads a session: the cookies name a token, memory and the store give the token's record, the token's values are
-/// merged into the record, and the principal's record is loaded.
+/// Loads a session. While the store does not answer, memory and the cookie answer instead, if the chain degrades.
 pub(super) async fn run(
     head: RequestHead,
+    known: Option<KnownToken>,
+    answers: Vec<ComputedAnswer>,
+) -> Result<SessionShared, TierError> {
+    if !head.node.store.as_ref().is_some_and(SharedTier::degrades) {
+        return run_with_store(&head, known, answers).await;
+    }
+    match run_with_store(&head, known, answers.clone()).await {
+        Err(error) => degraded::run(&head, answers).ok_or(error),
+        loaded => loaded,
+    }
+}
+
+/// Loads a session: the cookies name a token, memory and the store give the token's record, the token's values are
+/// merged into the record, and the principal's record is loaded.
+async fn run_with_store(
+    head: &RequestHead,
     known: Option<KnownToken>,
     answers: Vec<ComputedAnswer>,
 ) -> Result<SessionShared, TierError> {
@@ -44,8 +60,8 @@ pub(super) async fn run(
         Some(known) => token::known_session(Arc::clone(&head.node), known, head.upgrade),
         None => SessionShared::new(Arc::clone(&head.node), Binding::Anonymous, RequestToken::default(), head.upgrade),
     };
-    add_answers(&mut shared, &head, answers);
-    let merging = if is_known { None } else { open_session(&mut shared, &head, now).await? };
+    add_answers(&mut shared, head, answers);
+    let merging = if is_known { None } else { open_session(&mut shared, head, now).await? };
     drop_if_revoked(&mut shared, now);
     load_principal(&shared, now).await?;
     // Checks again: while the store was asked, all of the principal's sessions may have been ended.
@@ -111,26 +127,34 @@ fn add_answers(shared: &mut SessionShared, head: &RequestHead, mut answers: Vec<
     shared.computed = answers.into();
 }
 
+/// Opens the tokens of a request. Returns the token of the session that they name, or binds the handle if the tokens name
+/// no session or several sessions.
+fn open_tokens(shared: &mut SessionShared, head: &RequestHead, now: Millis) -> Option<OpenedCookie> {
+    let opened = head.counted_cookies().map(|cookies| token::open(&head.node, cookies, now));
+    let (session, brought) = opened.unwrap_or((CookieSession::Nothing, None));
+    shared.request_token.cookie_tokens = brought;
+    let several = match session {
+        CookieSession::One(opened) => return Some(opened),
+        CookieSession::Several => true,
+        CookieSession::Nothing => false,
+    };
+    // A token of one session shows that the browser has withheld no cookie, so such a request is not refused.
+    if let Some(cross_site) = head.cross_site {
+        trace_withheld(cross_site);
+        shared.bind(Binding::CrossSite(cross_site));
+    } else if several {
+        shared.bind(Binding::Fenced(CloseReason::Ambiguous));
+    }
+    None
+}
+
 /// Opens the tokens of a request and binds the handle to the session that they name.
 async fn open_session(
     shared: &mut SessionShared,
     head: &RequestHead,
     now: Millis,
 ) -> Result<Option<TokenMerge>, TierError> {
-    let opened = head.counted_cookies().map(|cookies| token::open(&head.node, cookies, now));
-    let (session, brought) = opened.unwrap_or((CookieSession::Nothing, None));
-    shared.request_token.cookie_tokens = brought;
-    let CookieSession::One(opened) = session else {
-        // The cookies name no session, or several sessions. (A token of one session shows that the browser has withheld
-        // no cookie, so such a request is not refused.)
-        if let Some(cross_site) = head.cross_site {
-            trace_withheld(cross_site);
-            shared.bind(Binding::CrossSite(cross_site));
-        } else if let CookieSession::Several = session {
-            shared.bind(Binding::Fenced(CloseReason::Ambiguous));
-        }
-        return Ok(None);
-    };
+    let Some(opened) = open_tokens(shared, head, now) else { return Ok(None) };
     let key = Some(RecordKey(*opened.id.as_bytes()));
     match admit::admit(shared, opened, now).await? {
         Admission::Unknown => return Ok(None),

@@ -414,6 +414,10 @@ fn share_session(shared: &mut SessionShared, outer: Option<&SessionShared>) {
         return;
     }
     shared.bind(outer.binding());
+    if outer.flags.degraded.is_set() {
+        shared.head_principal = None;
+        shared.flags.degraded.set();
+    }
     if outer.flags.begun_here.is_set() {
         shared.flags.begun_here.set();
     }

@@ -32,6 +32,7 @@ use crate::{
 /// Applies a token that a page brings. The request has passed the cross-site rule.
 pub(crate) async fn apply_relay(shared: &SessionShared, relayed: OpenedRelay) -> Result<(), RelayRefused> {
     shared.flags.touched.set();
+    shared.refuse_degraded().map_err(RelayRefused::Write)?;
     if let Some(order) = &relayed.current.payload.order {
         let brought = shared.request_token.cookie_tokens();
         return match order.turn {

@@ -71,6 +71,7 @@ fn lacks_changes(shared: &SessionShared, record: &Arc<Record>, now: Millis) -> b
 /// After this handle's own end, returns the removal of the cookie that no response has removed.
 pub(crate) fn relay(shared: &SessionShared) -> Option<RelayToken> {
     shared.flags.touched.set();
+    shared.refuse_degraded().ok()?;
     let now = shared.node.now();
     let Ok(record) = shared.live(now) else {
         return if shared.flags.head_sent.is_set() { removal(shared) } else { None };
@@ -105,6 +106,7 @@ pub(super) fn order(
     adopts: &[ValueIndex],
 ) -> Result<RelayToken, WriteError> {
     shared.flags.touched.set();
+    shared.refuse_degraded()?;
     if shared.node.memory.is_none() {
         let message = "`by_page` and `renew_by_page` need a memory tier, since without memory no sign-out could end \
                        the session that the token begins: add `.tier(MemoryTier::builder().build())`";

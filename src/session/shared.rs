@@ -2,13 +2,13 @@
 
 use std::sync::{
     Arc, OnceLock,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    atomic::{AtomicU64, Ordering},
 };
 
 use crate::{
     config::{ComputedAnswer, ResolvedPrincipal},
     cross_site::CrossSite,
-    error::{CloseReason, WriteError},
+    error::{CloseReason, WriteError, WriteErrorKind},
     id::{RecordKey, SessionId},
     memory::{EndedSession, record::Record},
     node::{Node, exempt_renewals::HandleId},
@@ -24,11 +24,13 @@ use crate::{
     version::Version,
 };
 
+mod flags;
 mod lazy;
 mod principal;
 
-use self::lazy::LazyState;
+pub(crate) use self::flags::RequestFlags;
 pub(super) use self::lazy::{IssuedOrder, OwnEnd};
+use self::{flags::Flag, lazy::LazyState};
 
 #[derive(Debug)]
 pub(crate) struct SessionShared {
@@ -137,7 +139,7 @@ impl SessionShared {
             revocations: AtomicU64::new(0),
             computed: Box::default(),
             request_token,
-            flags: RequestFlags { upgrade: Flag(AtomicBool::new(upgrade)), ..RequestFlags::default() },
+            flags: RequestFlags { upgrade: Flag::new(upgrade), ..RequestFlags::default() },
             lazy: OnceLock::new(),
             node,
         }
@@ -219,6 +221,18 @@ impl SessionShared {
     /// Whether the request has a principal, but no session and gets none.
     pub(super) fn is_principal_only(&self) -> bool {
         self.head_principal.is_some() && matches!(self.binding(), Binding::CrossSite(CrossSite::Listed))
+    }
+
+    /// # Errors
+    ///
+    /// `Unavailable` if the handle has a copy of its session.
+    pub(crate) fn refuse_degraded(&self) -> Result<(), WriteError> {
+        if self.flags.degraded.is_set() {
+            let message = "the shared store did not answer when this session was loaded, so the handle only reads: \
+                           try again with a new request";
+            return Err(WriteError::new(WriteErrorKind::Unavailable, message));
+        }
+        Ok(())
     }
 
     /// # Errors
@@ -369,46 +383,6 @@ impl SessionShared {
         if let Ok(record) = self.live(now) {
             record.touch(now);
         }
-    }
-}
-
-/// Flags of the request and its session.
-#[derive(Debug, Default)]
-pub(crate) struct RequestFlags {
-    /// The session was read, written or watched.
-    pub(crate) touched: Flag,
-    /// The response head has left, so that no cookie can follow. A session that is loaded later has the flag from its
-    /// [`Loader`](super::loader::Loader).
-    pub(super) head_sent: Flag,
-    /// The number of sessions that this handle has ended. A watch compares the number with the number at its beginning.
-    own_ends: AtomicU32,
-    /// The handle was to end a session that had ended elsewhere: a renewal or a sign-in may begin another session.
-    pub(super) may_begin: Flag,
-    /// This handle, or a handle of another layer around the same request, has begun the session.
-    pub(super) begun_here: Flag,
-    /// The request is an upgrade, to a WebSocket or the like. Only writes and `touch` count as use of the session.
-    pub(super) upgrade: Flag,
-}
-
-/// A mark that the clones of a handle share.
-#[derive(Debug, Default)]
-pub(crate) struct Flag(AtomicBool);
-
-impl Flag {
-    pub(crate) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn set(&self) {
-        // Reads the flag first: requests set a flag more than once, and a write would take the cache line from the
-        // cores of other clones.
-        if !self.is_set() {
-            self.0.store(true, Ordering::Release);
-        }
-    }
-
-    pub(super) fn clear(&self) {
-        self.0.store(false, Ordering::Release);
     }
 }
 

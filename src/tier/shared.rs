@@ -77,19 +77,32 @@ const ABSENCE: Duration = Duration::from_secs(5);
 ///   the second is a probe. An answer to the probe ends the pause; a late probe, or a probe without a connection,
 ///   begins a pause of twice the length, at most ten seconds. A store that is full, read-only or starting answers, so
 ///   such errors begin no pause, nor does the kind `Other`.
+/// - A load that needs the store fails, unless the chain [degrades](Self::degrade). Then memory and the cookie answer:
+///   - A session that the store has confirmed within the last five minutes loads as usual, with its user. A write fails
+///     as always.
+///   - The handle of any other session has a copy of the session's values, without the signed-in user and without the
+///     user's values: the session may have ended on another node. All writes of the handle fail with `Unavailable`, the
+///     handle sees no later change, and the response sets no cookie. [`Session::is_degraded`](crate::Session::is_degraded)
+///     tells such a handle.
+///   - An upgrade to a WebSocket and `GET /events` of the writeback still fail for such a session, since a page there
+///     waits for changes. [`RequireLayer`](crate::RequireLayer) answers 503 instead of the redirect to the login.
+///     [`Sessions::for_principal`](crate::Sessions::for_principal) fails too.
+///   - [`Stats::degraded_loads`](crate::Stats::degraded_loads) counts the loads.
 /// - The begin and the end of a pause are traced, and [`Stats::store_open`](crate::Stats::store_open) shows a pause.
 pub struct SharedTier {
     caller: Caller,
     flights: Arc<Flights>,
     reads: Failures,
     writes: Failures,
+    degrades: bool,
 }
 
 impl SharedTier {
     /// Puts a store into a tier.
     pub fn new(store: impl Store) -> Self {
         let caller = Caller { store: Arc::new(store), breaker: Arc::default(), deadline: DEADLINE };
-        Self { caller, flights: Arc::default(), reads: Failures::default(), writes: Failures::default() }
+        let (reads, writes) = (Failures::default(), Failures::default());
+        Self { caller, flights: Arc::default(), reads, writes, degrades: false }
     }
 
     /// Sets how long a load or a write waits for each call of the store: from one millisecond to one minute, otherwise
@@ -106,6 +119,21 @@ impl SharedTier {
     pub const fn deadline(mut self, deadline: Duration) -> Self {
         self.caller.deadline = deadline;
         self
+    }
+
+    /// Lets memory and the cookie answer while the store does not answer: see
+    /// [While the store fails](#while-the-store-fails). Without this setting such a load fails.
+    ///
+    /// Choose the setting for pages whose values are preferences. A page that must know the user fails anyway: the
+    /// handle of an unconfirmed session names no user.
+    #[must_use]
+    pub const fn degrade(mut self) -> Self {
+        self.degrades = true;
+        self
+    }
+
+    pub(crate) const fn degrades(&self) -> bool {
+        self.degrades
     }
 
     /// Checks the settings.

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use serde::Serialize;
 
 use crate::{
-    error::{MissingSession, MissingSessionKind, WriteError, WriteErrorKind},
+    error::{MissingSession, MissingSessionKind, WriteError, WriteErrorKind, retry_after},
     session::relay::RelayRefused,
 };
 
@@ -101,6 +101,7 @@ impl Refusal {
     pub(crate) fn into_response(self) -> Response<WritebackBody> {
         let mut response = json(self.status, &self);
         response.headers_mut().extend(self.allow.map(|allow| (header::ALLOW, allow)));
+        response.headers_mut().extend(retry_after(self.status));
         response
     }
 }

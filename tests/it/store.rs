@@ -7,6 +7,7 @@
 //! - `outdated_writes`: a store that finds each write outdated
 //! - `outages`: a store that is down
 //! - `deadlines`: a store that does not answer in time
+//! - `degraded`: memory and the cookie answer while the store does not
 //! - `breaker`: a store that gives no answer to several calls in a row
 //! - `end_all`: the end of all sessions of a user
 //! - `eviction`: memory under pressure over a store
@@ -24,6 +25,7 @@ mod answers;
 mod breaker;
 mod commits;
 mod deadlines;
+mod degraded;
 mod end_all;
 mod eviction;
 mod limits;

@@ -112,6 +112,14 @@ impl Record {
         self.sync().is_none_or(|sync| is_use_due(sync.told_use.load(Ordering::Acquire), idle, now))
     }
 
+    /// Whether the store has confirmed the record within `span`, and no notice of a change has come since.
+    pub(crate) fn was_confirmed(&self, span: Duration, now: Millis) -> bool {
+        self.sync().is_some_and(|sync| {
+            let confirmed = Millis(sync.confirmed.load(Ordering::Acquire));
+            now < confirmed.after(span) && sync.vouched_until.load(Ordering::Acquire) != 0
+        })
+    }
+
     /// Whether memory may answer for the owner without a read of the store: the store has confirmed the record after
     /// `since`, and neither its time nor `limit` after the confirmation has passed.
     pub(crate) fn is_vouched(&self, since: Millis, limit: Duration, now: Millis) -> bool {

@@ -105,7 +105,7 @@ async fn read(
 }
 
 /// Returns the user that a token names.
-fn token_principal(shared: &SessionShared, token: &CurrentToken) -> Option<Arc<ResolvedPrincipal>> {
+pub(super) fn token_principal(shared: &SessionShared, token: &CurrentToken) -> Option<Arc<ResolvedPrincipal>> {
     let config = &shared.node.config;
     if shared.head_principal.is_some() {
         return shared.head_principal.clone();

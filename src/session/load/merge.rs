@@ -35,7 +35,7 @@ pub(in crate::session) struct PayloadMerge {
 
 /// The outcome of merging the entries of one owner.
 #[derive(Default)]
-struct OwnerMerge {
+pub(super) struct OwnerMerge {
     entries: usize,
     /// The revision of the state with which the entries were compared; `None` without entries to compare.
     revision: Option<u64>,
@@ -107,7 +107,7 @@ pub(in crate::session) fn merge_payload(
     PayloadMerge { session, principal, filled }
 }
 
-fn merge_entries(
+pub(super) fn merge_entries(
     shared: &SessionShared,
     (scope, record): (Scope, &Record),
     token: &CurrentToken,

@@ -95,6 +95,8 @@ impl SessionWriteback {
         let session = loader::load(&head.extensions, &self.node).await?;
         let shared = session.shared();
         shared.flags.touched.set();
+        // A copy of a session sees no change.
+        shared.refuse_degraded()?;
         // An EventSource does not connect again after a 204.
         if shared.close_reason(shared.node.now()).is_some() {
             return Ok(gone());

@@ -23,7 +23,7 @@ use crate::{
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A second node of the application that follows the store.
-fn following(app: &App) -> (Node, JoinHandle<()>) {
+pub(super) fn following(app: &App) -> (Node, JoinHandle<()>) {
     let node = app.start();
     let follower = tokio::spawn(node.sessions.follow());
     (node, follower)
