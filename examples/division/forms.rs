@@ -1,9 +1,11 @@
 //! Plain HTTP: sign-in and sign-out, and the division without a socket.
 
 use axum::{
-    Form, Json,
+    Form, Json, Router,
+    extract::DefaultBodyLimit,
     http::{StatusCode, header},
     response::{IntoResponse, Redirect},
+    routing::{get, post},
 };
 use layered_session::{Session, WriteError};
 use serde::Deserialize;
@@ -14,46 +16,59 @@ use crate::{
     values::{CurrentUser, Division},
 };
 
+const FORM_BYTES: usize = 4 << 10;
+
+pub(crate) fn routes() -> Router {
+    Router::new()
+        // Under `SameSite=Lax` the browser sends no cookie with another site's form, and such a form can't sign a user
+        // in.
+        .route("/login", post(login))
+        .route("/logout", post(logout))
+        .route("/division", get(show).post(switch).delete(forget))
+        .route("/division-then-fail", post(switch_then_fail))
+        .layer(DefaultBodyLimit::max(FORM_BYTES))
+}
+
 #[derive(Deserialize)]
-pub(crate) struct Login {
+struct Login {
     user: String,
 }
 
 /// Signs the user in without a password: an application checks the password here.
-pub(crate) async fn login(session: Session, Form(login): Form<Login>) -> Result<Redirect, WriteError> {
+async fn login(session: Session, Form(login): Form<Login>) -> Result<Redirect, WriteError> {
     // Without `adopt`, the user does not get the division that the visitor chose before the sign-in.
     session.sign_in(CurrentUser { name: login.user }).await?;
     Ok(Redirect::to("/"))
 }
 
-pub(crate) async fn logout(session: Session) -> Result<Redirect, WriteError> {
+async fn logout(session: Session) -> Result<Redirect, WriteError> {
     session.sign_out().await?;
     Ok(Redirect::to("/"))
 }
 
-pub(crate) async fn show(session: Session) -> impl IntoResponse {
+async fn show(session: Session) -> impl IntoResponse {
     let Status { division, tier, user, .. } = Status::of(&session);
     let body = json!({ "value": division, "tier": tier, "user": user });
     ([(header::CACHE_CONTROL, "no-store")], Json(body))
 }
 
 #[derive(Deserialize)]
-pub(crate) struct Switch {
+struct Switch {
     id: Division,
 }
 
-pub(crate) async fn switch(session: Session, Form(switch): Form<Switch>) -> Result<Redirect, WriteError> {
+async fn switch(session: Session, Form(switch): Form<Switch>) -> Result<Redirect, WriteError> {
     session.set(switch.id).await?;
     Ok(Redirect::to("/"))
 }
 
 /// Returns to the default.
-pub(crate) async fn forget(session: Session) -> Result<(), WriteError> {
+async fn forget(session: Session) -> Result<(), WriteError> {
     session.remove::<Division>().await
 }
 
 /// Switches and then answers with an error: a successful write stays, although the handler fails afterwards.
-pub(crate) async fn switch_then_fail(session: Session, Form(switch): Form<Switch>) -> Result<StatusCode, WriteError> {
+async fn switch_then_fail(session: Session, Form(switch): Form<Switch>) -> Result<StatusCode, WriteError> {
     session.set(switch.id).await?;
     Ok(StatusCode::INTERNAL_SERVER_ERROR)
 }

@@ -14,30 +14,17 @@ use crate::{
 /// The page's own script, which talks to the page's own server.
 const SCRIPTS: &str = "script-src 'self'; connect-src 'self'";
 
-pub(crate) async fn home(session: Session) -> impl IntoResponse {
-    page(&session, View::Home)
-}
-
-pub(crate) async fn projects(session: Session) -> impl IntoResponse {
-    page(&session, View::Projects)
-}
-
-pub(crate) async fn costs(session: Session) -> impl IntoResponse {
-    page(&session, View::Costs)
-}
-
-fn page(session: &Session, view: View) -> impl IntoResponse + use<> {
+/// Renders the page of a view for the signed-in user or visitor. `banner` is HTML below the navigation bar.
+pub(crate) fn page(session: &Session, view: View, banner: &str) -> impl IntoResponse + use<> {
+    let division: Division = session.value();
+    let tier = session.value_source::<Division>().tier();
     let user = session.get::<CurrentUser>().map(|user| user.name);
-    render(view, session.value(), user.as_deref(), session.value_source::<Division>().tier())
-}
-
-/// Renders the page of the signed-in user or visitor, with the division on show and the tier that answered for the
-/// division.
-pub(crate) fn render(view: View, division: Division, user: Option<&str>, tier: &str) -> impl IntoResponse + use<> {
+    let user = user.as_deref();
     let here = |link| if link == view { r#"aria-current="page""# } else { "" };
     let hidden = |hidden| if hidden { "hidden" } else { "" };
     let html = format!(
         include_str!("page.html"),
+        banner = banner,
         view = view.name(),
         title = view.title(),
         division = division.0,

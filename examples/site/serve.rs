@@ -18,6 +18,9 @@ pub(crate) async fn serve(app: Router, sessions: Sessions, ended: impl Future) -
         Err(_) => 3000,
     };
     let terminated = termination()?;
+    // With a shared store: follows the writes of the other nodes. Both tasks end with the shutdown.
+    tokio::spawn(sessions.follow());
+    tokio::spawn(sessions.sweeper());
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let (stop, stopped) = oneshot::channel::<()>();
