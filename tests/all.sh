@@ -74,9 +74,9 @@ node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' || fail "No
 # A missing server fails its tests under CI alone.
 export CI=true
 run "library and scenarios" cargo test --all-features --lib --test it
+run "examples" cargo build --all-features --examples
 run "stores" cargo test --all-features --test stores
 run "doctests" cargo test --all-features --doc
-run "examples" cargo build --all-features --examples
 run "hook" node --test tests/hook.test.mjs
 run "browser" cargo test --all-features --test browser
 

@@ -14,11 +14,7 @@ use fantoccini::{Client, ClientBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::json;
 
-use crate::{
-    Result,
-    server::{Process, Server},
-    tab::Tab,
-};
+use crate::{Result, process::Process, server::Server, tab::Tab};
 
 /// The longest wait for the driver's port, and for Chromium's exit.
 const READY: Duration = Duration::from_secs(30);

@@ -6,6 +6,7 @@
 mod away;
 mod browser;
 mod cart;
+mod cluster;
 mod faulty;
 mod guide;
 mod hook;
@@ -18,6 +19,7 @@ mod looks;
 mod nodes;
 mod origins;
 mod pictures;
+mod process;
 mod proxy;
 mod requests;
 mod server;
@@ -28,5 +30,4 @@ mod tabs;
 mod users;
 mod visits;
 
-/// The error of a test. Only the reader of a failed test sees the text.
-type Result<T = (), E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
+use process::Result;

@@ -19,7 +19,7 @@ mod cluster;
 mod contract;
 mod faults;
 mod nodes;
-mod server;
+pub(crate) mod server;
 
 /// A count of a user, without a copy in the browser.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
