@@ -36,6 +36,7 @@ use crate::{
 };
 
 pub(crate) mod accepted_nonces;
+mod debt;
 pub(crate) mod exempt_renewals;
 pub(crate) mod followed;
 pub(crate) mod store;
@@ -64,6 +65,8 @@ pub(crate) struct Node {
     pub(crate) missing_layers: Failures,
     /// Throttles the traces of versions further ahead than `max_skew`.
     skews: Throttle,
+    /// Throttles the traces of commits that the store has lost.
+    rewinds: Throttle,
     pub(crate) refusals: RefusalTraces,
     pub(crate) traces: Traces,
 }
@@ -77,6 +80,7 @@ pub(crate) struct Counters {
     pub(crate) foreign_tokens: AtomicU64,
     pub(crate) refused_tokens: AtomicU64,
     pub(crate) degraded_loads: AtomicU64,
+    pub(crate) store_rewound: AtomicU64,
 }
 
 impl Node {
@@ -99,6 +103,7 @@ impl Node {
             counters: Counters::default(),
             missing_layers: Failures::default(),
             skews: Throttle::default(),
+            rewinds: Throttle::default(),
             refusals: RefusalTraces::default(),
         }
     }

@@ -234,6 +234,7 @@ impl Sessions {
             store_failures: self.node.store.as_ref().map_or(0, SharedTier::failures),
             notice_link: self.node.followed.link(self.node.now()),
             store_open: self.node.store.as_ref().is_some_and(SharedTier::is_open),
+            store_rewound: read(&self.node.counters.store_rewound),
             degraded_loads: read(&self.node.counters.degraded_loads),
             source_failures: self.node.config.sources().map(SourceTier::failures).sum(),
             missing_layers: self.node.missing_layers.count(),
@@ -312,6 +313,10 @@ pub struct Stats {
     /// Whether the node has stopped asking the shared store, after several calls without an answer: see
     /// [`SharedTier`](crate::SharedTier#while-the-store-fails).
     pub store_open: bool,
+    /// Records of which the shared store has lost commits that it had acknowledged, after a crash or a failover to a late
+    /// replica: see [`SharedTier`](crate::SharedTier#if-the-store-loses-commits). Traced as a warning, at most once a
+    /// minute.
+    pub store_rewound: u64,
     /// Loads for which memory and the cookie answered, since the shared store did not: see
     /// [`SharedTier::degrade`](crate::SharedTier::degrade).
     pub degraded_loads: u64,

@@ -61,6 +61,9 @@ pub struct Known {
 }
 
 impl Known {
+    /// The state of no record.
+    pub(crate) const NONE: Self = Self { generation: Version::ZERO, newest: Version::ZERO };
+
     /// Creates the state from the record's [generation](crate::tier::StoredRecord::generation) and [newest
     /// version](crate::tier::StoredRecord::newest).
     pub const fn new(generation: Version, newest: Version) -> Self {

@@ -45,8 +45,8 @@ pub(crate) struct Reading {
 
 impl Reading {
     /// Returns the store's record that memory had merged whole when the reading began.
-    pub(crate) const fn known(&self) -> Option<Known> {
-        self.of_record.known
+    pub(crate) fn known(&self) -> Option<Known> {
+        self.of_record.known()
     }
 }
 
@@ -86,6 +86,11 @@ impl<'a> From<&'a Mutation> for Change<'a> {
 }
 
 impl Node {
+    /// Whether a session that the store has lost is restored: see [`SharedTier::restore_from_cookie`].
+    pub(crate) fn restores(&self) -> bool {
+        self.store.as_ref().is_some_and(SharedTier::restores)
+    }
+
     pub(crate) fn store(&self) -> Option<NodeStore<'_>> {
         self.store.as_ref().map(|tier| NodeStore { tier, node: self })
     }
@@ -180,6 +185,7 @@ impl Node {
         now: Millis,
     ) {
         let span = |record: &Record| Followed::vouched_span(record.read().idle());
+        self.note_debt(record, reading.told, &snapshot, now);
         match snapshot {
             Snapshot::Present(stored) => {
                 if let Some(life) = stored.life() {
@@ -264,9 +270,9 @@ impl Node {
     }
 
     /// Notes that a commit of this node has made or changed a record.
-    pub(crate) fn note_stored(&self, record: &Record, is_whole: bool, now: Millis) {
+    pub(crate) fn note_stored(&self, record: &Record, known: Known, is_whole: bool, now: Millis) {
         let sync = &record.extras().sync();
-        sync.note_commit(now);
+        sync.note_commit(known, now);
         if is_whole {
             let idle = record.read().idle();
             self.list(record, Scope::Session);
@@ -275,7 +281,11 @@ impl Node {
     }
 }
 
-impl NodeStore<'_> {
+impl<'a> NodeStore<'a> {
+    pub(super) const fn node(self) -> &'a Node {
+        self.node
+    }
+
     pub(crate) async fn read(self, owner: OwnerId, known: Option<Known>) -> Result<Snapshot, TierError> {
         self.tier.read_one(ask(owner, known), &self.node.time).await
     }
@@ -327,6 +337,24 @@ impl NodeStore<'_> {
         // A span, since the store's clock may differ from this node's clock.
         let keep = until.since(self.node.now());
         self.tier.commit(Commit { owner, kind, changes, life, above, keep, node: self.node.id }, &self.node.time).await
+    }
+
+    /// Changes the record of an owner in memory. Restores a session that the store has lost first, if the chain restores
+    /// sessions.
+    pub(crate) async fn commit_to(
+        self,
+        record: &Record,
+        owner: OwnerId,
+        write: StoreWrite<'_>,
+    ) -> Result<Committed, TierError> {
+        match self.commit(owner, write).await? {
+            Committed::Absent if self.node.restores() && record.read().life().is_some() => {
+                record.extras().sync().owe();
+                self.pay_debt(record, self.node.now()).await?;
+                self.commit(owner, write).await
+            }
+            committed => Ok(committed),
+        }
     }
 
     /// Ends a session. The store may forget the end at `until`.

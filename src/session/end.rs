@@ -18,7 +18,7 @@ use crate::{
     memory::{EndedSession, SessionLookup, record::Record},
     node::store::StoreWrite,
     record::life::{End, MAX_AGE, Successor},
-    tier::{CommitKind, Committed},
+    tier::{CommitKind, Committed, Known},
     time::Millis,
     version::Version,
 };
@@ -231,9 +231,12 @@ pub(crate) async fn revoke(shared: &SessionShared, principal: &ResolvedPrincipal
             // Other nodes may have given the user's sessions longer lifetimes than this node knows of. No browser keeps a
             // cookie for longer than `MAX_AGE`.
             let until = now.after(shared.node.longest_absolute().max(MAX_AGE));
-            let write = StoreWrite { above: version, ..StoreWrite::of(CommitKind::Revoke, until) };
+            let write = StoreWrite { above: version, ..StoreWrite::of(CommitKind::Revoke { up_to: None }, until) };
             match record.extras().sync().track(store.commit(principal.owner, write)).await? {
-                Committed::Applied { stamp, .. } => stamp,
+                Committed::Applied { stamp, newest, generation } => {
+                    shared.node.note_stored(&record, Known::new(generation, newest), false, now);
+                    stamp
+                }
                 _ => return Err(not_taken()),
             }
         }

@@ -197,6 +197,11 @@ async fn revalidate(node: &Arc<Node>, record: &Arc<Record>) {
     let handle =
         || SessionShared::new(Arc::clone(node), Binding::Live(Arc::clone(record)), RequestToken::default(), false);
     match (scope, snapshot) {
+        (Scope::Session, Snapshot::Absent) if node.restores() => {
+            record.extras().sync().owe();
+            drop(gate);
+            let _ = store.pay_debt(record, now).await;
+        }
         (Scope::Session, Snapshot::Absent) => {
             let _ = handle().end(record, CloseReason::Destroyed, now);
         }
@@ -207,6 +212,7 @@ async fn revalidate(node: &Arc<Node>, record: &Arc<Record>) {
             node.merge_answer(record, (reading, snapshot), scope, now);
             node.account(record, now);
             drop(gate);
+            let _ = store.pay_debt(record, now).await;
             // Sockets use the session without a load. A use that the span in the store proves may be a tenth later than
             // the told use, and is no use of this node: told again, it would keep the session for ever.
             store.touch(&[(owner, record)], record.used().before(Duration::from_millis(1))).await;

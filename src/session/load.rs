@@ -67,8 +67,10 @@ async fn run_with_store(
     // Checks again: while the store was asked, all of the principal's sessions may have been ended.
     drop_if_revoked(&mut shared, now);
     if let Some(merging) = merging {
+        merging.note_debts(&shared, now);
         merging.finish(&mut shared, now);
     }
+    pay_debts(&shared, now).await;
     tell_use(&shared, now).await;
     Ok(shared)
 }
@@ -102,6 +104,7 @@ pub(super) async fn job(node: &Arc<Node>, principal: Principal) -> Result<Sessio
     shared.computed = answers.into();
     let now = node.now();
     load_principal(&shared, now).await?;
+    pay_debts(&shared, now).await;
     tell_use(&shared, now).await;
     if node.store.is_none() && node.memory.is_none() {
         // A job has no response whose cookie could keep a write. In a chain with neither memory nor a store the write
@@ -256,6 +259,15 @@ impl PrincipalReading {
         // Counted even if empty, so that memory remembers a store without a record of the principal.
         shared.node.account(&record, now);
         Some(record)
+    }
+}
+
+/// Brings the store what its records lack. A failure is no failure of the load: a later load tries again.
+async fn pay_debts(shared: &SessionShared, now: Millis) {
+    let Some(store) = shared.node.store() else { return };
+    let user = shared.principal(now).and_then(|principal| shared.find_principal(&principal));
+    for record in shared.live(now).ok().iter().chain(&user) {
+        let _ = store.pay_debt(record, now).await;
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
         state::{Kind, State},
         values::StoredValue,
     },
-    tier::{Change, CommitKind, Committed, StoredEntry, StoredRecord},
+    tier::{Change, CommitKind, Committed, Known, StoredEntry, StoredRecord},
     time::Millis,
     value::Scope,
     version::Version,
@@ -106,8 +106,8 @@ pub(super) async fn replace_session(
     }
     moved?;
     made.keep();
-    if shared.node.store.is_some() {
-        shared.node.note_stored(&next, true, now);
+    if let Some(stamp) = replacement.stamp {
+        shared.node.note_stored(&next, Known::new(stamp, stamp), true, now);
     }
     shared.node.account(old, now);
     shared.node.account(&next, now);
@@ -305,6 +305,8 @@ async fn end_in_store(
     match old.extras().sync().track(end).await? {
         Committed::Retired(record) => Ok(record),
         Committed::Ended(end) => Err(WriteError::closed(shared.end_as_stored(old, &end, now))),
+        // The copy is the restored session.
+        Committed::Absent if shared.node.restores() => Ok(StoredRecord::new(Version::ZERO)),
         Committed::Absent => {
             let _ = shared.end(old, CloseReason::Destroyed, now);
             Err(WriteError::closed(CloseReason::Destroyed))

@@ -369,7 +369,7 @@ impl SessionShared {
     }
 
     /// Returns the record that holds the values of a scope now, if there is one.
-    pub(super) fn record_of(&self, scope: Scope, now: Millis) -> Option<Arc<Record>> {
+    pub(in crate::session) fn record_of(&self, scope: Scope, now: Millis) -> Option<Arc<Record>> {
         if scope == Scope::Principal
             && let Some(principal) = self.principal(now)
         {

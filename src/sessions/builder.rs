@@ -23,7 +23,7 @@ mod tiers;
 
 pub use self::tiers::IntoTier;
 use self::{
-    check::{check_placement, default_clock},
+    check::{check_placement, check_restore, default_clock},
     tiers::{AddedTier, Tiers},
 };
 
@@ -313,6 +313,7 @@ impl SessionsBuilder {
         }
         let memory = memory.map(|tier| tier.open());
         let identity = self.identity(&schema)?;
+        check_restore(store.as_ref(), &identity)?;
         check_placement(&schema, memory.is_some(), store.is_some())?;
         let principals = schema.iter().any(|(_, declared)| declared.in_cookie() && declared.scope == Scope::Principal);
         let principals = principals && !matches!(identity, Identity::Nobody);

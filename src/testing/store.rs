@@ -49,6 +49,8 @@ pub struct SpyStore(Arc<Mutex<Spied>>, NoticeHub);
 #[derive(Default)]
 struct Spied {
     records: HashMap<OwnerId, StoredRecord>,
+    /// The records of the last [`SpyStore::checkpoint`].
+    checkpoint: HashMap<OwnerId, StoredRecord>,
     calls: Vec<Call>,
     failing: Option<StoreErrorKind>,
     /// The number of writes that the store still answers as outdated.
@@ -89,7 +91,7 @@ impl Operation {
             CommitKind::Update => Self::Update,
             CommitKind::Upsert => Self::Upsert,
             CommitKind::Clear { .. } => Self::Clear,
-            CommitKind::Revoke => Self::Revoke,
+            CommitKind::Revoke { .. } => Self::Revoke,
             CommitKind::End { .. } => Self::End,
         }
     }
@@ -271,6 +273,34 @@ impl SpyStore {
     /// Drops every record, as when the store was set up anew.
     pub fn forget_records(&self) {
         lock(&self.0).records.clear();
+    }
+
+    /// Keeps a copy of all records for [`rewind`](Self::rewind).
+    pub fn checkpoint(&self) {
+        let spied = &mut *lock(&self.0);
+        spied.checkpoint.clone_from(&spied.records);
+    }
+
+    /// Goes back to the records of the last [`checkpoint`](Self::checkpoint), as after a failover to a late replica.
+    ///
+    /// ```
+    /// # use {layered_session::{CookieTier, KeyRing, SessionValue, Sessions, SharedTier}, futures_util::future::FutureExt};
+    /// # use {layered_session::{testing::{self, SpyStore}, tier::BoxError}, serde::{Deserialize, Serialize}};
+    /// # #[derive(Debug, Default, PartialEq, Serialize, Deserialize)] struct Visits(u64);
+    /// # impl SessionValue for Visits { const NAME: &'static str = "visits"; }
+    /// # async {
+    /// # let (store, chain) = (SpyStore::new(), Sessions::builder().tier(CookieTier::sealed(KeyRing::generate()?)));
+    /// # let chain = chain.tier(SharedTier::new(store.clone())).value::<Visits>().build()?;
+    /// let session = testing::session(&chain).with(Visits(1)).await?;
+    /// store.checkpoint();
+    /// session.set(Visits(2)).await?;
+    /// store.rewind();
+    /// assert_eq!(session.update(|visits: &mut Visits| visits.0 += 1).await?, Visits(3));
+    /// # Ok::<_, BoxError>(()) }.now_or_never().unwrap().unwrap();
+    /// ```
+    pub fn rewind(&self) {
+        let spied = &mut *lock(&self.0);
+        spied.records.clone_from(&spied.checkpoint);
     }
 
     /// Gives the store a clock. The store then drops a record once the keep time of every commit ([`Commit::keep`]) and

@@ -40,7 +40,11 @@ pub enum CommitKind {
     },
     /// Ends all sessions of a principal that began before this commit: raises [`StoredRecord::not_before`] to the
     /// commit's stamp. Creates a missing record.
-    Revoke,
+    Revoke {
+        /// The version to raise `not_before` to, instead of the stamp: the stamp of an earlier commit of this kind that
+        /// the store has lost. A greater `not_before` stays.
+        up_to: Option<Version>,
+    },
     /// Ends the record, and drops its values: from now on the store answers [`Snapshot::Ended`](super::Snapshot), until
     /// the record expires. A store without the record notes the end too, and answers [`Committed::Absent`].
     End {
@@ -126,7 +130,7 @@ impl<'a> Commit<'a> {
                 cleared.for_each(|entry| (entry.json, entry.version) = (None, stamp));
                 self.changes.iter().for_each(|change| change.apply(&mut next, stamp));
             }
-            CommitKind::Revoke => next.not_before = stamp,
+            CommitKind::Revoke { up_to } => next.not_before = next.not_before.max(up_to.unwrap_or(stamp)),
             CommitKind::End { reason, successor } => {
                 next.entries.clear();
                 next.end = Some(StoredEnd { reason, successor, at: now });

@@ -89,12 +89,27 @@ const ABSENCE: Duration = Duration::from_secs(5);
 ///     [`Sessions::for_principal`](crate::Sessions::for_principal) fails too.
 ///   - [`Stats::degraded_loads`](crate::Stats::degraded_loads) counts the loads.
 /// - The begin and the end of a pause are traced, and [`Stats::store_open`](crate::Stats::store_open) shows a pause.
+///
+/// # If the store loses commits
+///
+/// A store can lose commits that it has acknowledged: after a power cut without `fsync`, after a failover to a late
+/// replica, or by an eviction.
+///
+/// - A node that was told of a later state of a record finds the loss at its next read or update of the record, at the
+///   latest after 30 seconds of use, and brings the store the values, the removals, the lifetime and the end of all
+///   sessions that memory still has. [`Stats::store_rewound`](crate::Stats::store_rewound) counts these records.
+/// - A cookie brings the store the values that its read lacked, for the user's other browsers.
+/// - A copy keeps its version, so a later write to the store stays. A user's record that the store has lost whole gets
+///   no value that is older than the longest lifetime of a session.
+/// - A session that the store has lost is over, unless the chain calls [`restore_from_cookie`](Self::restore_from_cookie).
+///   The end of a session that the store has lost holds on the nodes that know of the end.
 pub struct SharedTier {
     caller: Caller,
     flights: Arc<Flights>,
     reads: Failures,
     writes: Failures,
     degrades: bool,
+    restores: bool,
 }
 
 impl SharedTier {
@@ -102,7 +117,7 @@ impl SharedTier {
     pub fn new(store: impl Store) -> Self {
         let caller = Caller { store: Arc::new(store), breaker: Arc::default(), deadline: DEADLINE };
         let (reads, writes) = (Failures::default(), Failures::default());
-        Self { caller, flights: Arc::default(), reads, writes, degrades: false }
+        Self { caller, flights: Arc::default(), reads, writes, degrades: false, restores: false }
     }
 
     /// Sets how long a load or a write waits for each call of the store: from one millisecond to one minute, otherwise
@@ -134,6 +149,23 @@ impl SharedTier {
 
     pub(crate) const fn degrades(&self) -> bool {
         self.degrades
+    }
+
+    /// Restores a session that the store does not have from the browser's cookie and from memory: for stores whose
+    /// records may be lost or evicted, in applications that keep preferences. Without this setting the store decides
+    /// whether a session exists, and a session that the store has lost is over.
+    ///
+    /// A session whose end the store has lost is restored too. So [`build`](crate::SessionsBuilder::build) refuses the
+    /// setting in a chain with [`identify_by`](crate::SessionsBuilder::identify_by): a stolen cookie could sign in again
+    /// after the user's sign-out. An end that the store still has stays.
+    #[must_use]
+    pub const fn restore_from_cookie(mut self) -> Self {
+        self.restores = true;
+        self
+    }
+
+    pub(crate) const fn restores(&self) -> bool {
+        self.restores
     }
 
     /// Checks the settings.

@@ -17,6 +17,8 @@
 //! - `adoption`: a store that refuses the values that a sign-in adopts, or answers late
 //! - `retention`: how long a record stays in the store
 //! - `two_nodes`: ends, lifetimes and uses that a node has not seen, and nodes whose clocks differ
+//! - `restored`: sessions that the store has lost, restored from cookies and memory
+//! - `rewound`: a store that has lost commits, and gets them back from memory and cookies
 //! - `revalidation`: how long memory answers without a read, and uses that the store is told of
 //! - `warm_loads`: loads that memory answers, which cost the same as without a store
 
@@ -34,8 +36,10 @@ mod notices;
 mod outages;
 mod outdated_writes;
 mod parallel_loads;
+mod restored;
 mod retention;
 mod revalidation;
+mod rewound;
 mod shared_reads;
 mod two_nodes;
 mod warm_loads;

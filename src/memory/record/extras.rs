@@ -56,7 +56,7 @@ impl Record {
 
     /// Whether memory has merged this state of the store's record, or a later state.
     pub(crate) fn knows(&self, known: Known) -> bool {
-        let mine = self.sync().and_then(|sync| *sync.known.lock());
+        let mine = self.sync().and_then(|sync| sync.told.lock().whole());
         mine.is_some_and(|mine| mine.generation == known.generation && mine.newest >= known.newest)
     }
 
@@ -65,7 +65,7 @@ impl Record {
         self.extras.get().is_some_and(|extras| !extras.subscribers.is_empty())
     }
 
-    pub(super) fn sync(&self) -> Option<&StoreSync> {
+    pub(crate) fn sync(&self) -> Option<&StoreSync> {
         self.extras.get()?.sync.get()
     }
 
@@ -149,18 +149,46 @@ pub(crate) struct StoreSync {
     vouched_until: AtomicU64,
     /// The last use of the record that the store has been told of.
     told_use: AtomicU64,
-    /// The store's record that memory has merged whole.
-    known: Mutex<Option<Known>>,
+    /// The store's record of which the store has told this node last.
+    told: Mutex<Told>,
     /// The entry of a session among the owners.
     listed: OnceBox<ListedOwner>,
+}
+
+/// The state of the store's record in the last answer of the store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Told {
+    /// [`Known::NONE`] without an answer, and after an answer without a record.
+    pub(crate) known: Known,
+    /// Whether memory has merged this state whole. Commits of other nodes may come before a commit of this node.
+    is_whole: bool,
+    /// Whether memory has something that the store's record lacks.
+    owes: bool,
+}
+
+impl Default for Told {
+    fn default() -> Self {
+        Self { known: Known::NONE, is_whole: false, owes: false }
+    }
+}
+
+impl Told {
+    /// Returns the state that memory has merged whole.
+    fn whole(self) -> Option<Known> {
+        self.is_whole.then_some(self.known)
+    }
+
+    fn set(&mut self, known: Known, is_whole: bool) {
+        (self.known, self.is_whole) = (known, is_whole);
+    }
 }
 
 /// A read of the store for a record. Begin the reading before the store is asked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StoreReading {
     abandoned: usize,
-    /// The store's record that memory had merged whole when the reading began.
-    pub(crate) known: Option<Known>,
+    /// The last answer of the store when the reading began.
+    pub(crate) told: Told,
 }
 
 impl StoreReading {
@@ -171,8 +199,13 @@ impl StoreReading {
         let none = if record.is_some() { 0 } else { 1 };
         Self {
             abandoned: sync.map_or(none, StoreSync::abandoned_writes),
-            known: sync.and_then(|sync| *sync.known.lock()),
+            told: sync.map_or_else(Told::default, |sync| *sync.told.lock()),
         }
+    }
+
+    /// Returns the store's record that memory had merged whole when the reading began.
+    pub(crate) fn known(&self) -> Option<Known> {
+        self.told.whole()
     }
 }
 
@@ -207,7 +240,7 @@ impl StoreSync {
     /// the last to begin needn't be the last to end: the maximum counts.
     pub(crate) fn finish(&self, reading: StoreReading, known: Option<Known>, span: Duration, now: Millis) {
         self.read_after.fetch_max(reading.abandoned, Ordering::AcqRel);
-        *self.known.lock() = known;
+        self.told.lock().set(known.unwrap_or(Known::NONE), known.is_some());
         self.vouch(span, now);
     }
 
@@ -215,7 +248,7 @@ impl StoreSync {
     /// whole: it may have emptied the record meanwhile.
     pub(crate) fn finish_unchanged(&self, reading: StoreReading, span: Duration, now: Millis) {
         self.read_after.fetch_max(reading.abandoned, Ordering::AcqRel);
-        if *self.known.lock() == reading.known {
+        if self.told.lock().whole() == reading.known() {
             self.vouch(span, now);
         }
     }
@@ -238,14 +271,38 @@ impl StoreSync {
 
     /// Notes a commit of this node. The store's record may have changes of other nodes too, so the next read must be
     /// answered whole.
-    pub(crate) fn note_commit(&self, used: Millis) {
-        *self.known.lock() = None;
+    pub(crate) fn note_commit(&self, known: Known, used: Millis) {
+        let mut told = self.told.lock();
+        // Commits of one record may end in another order than the store has made them.
+        let newest = told.known.newest.max(known.newest);
+        told.set(Known { newest, ..known }, false);
+        drop(told);
         self.note_told_use(used);
+    }
+
+    /// Notes that memory has something that the store's record lacks.
+    pub(crate) fn owe(&self) {
+        self.told.lock().owes = true;
+    }
+
+    /// Whether the caller must bring the store what its record lacks: the first caller after [`owe`](Self::owe).
+    pub(crate) fn takes_debt(&self) -> bool {
+        std::mem::take(&mut self.told.lock().owes)
+    }
+
+    /// Whether the store has been read at this time.
+    pub(crate) fn was_read_at(&self, now: Millis) -> bool {
+        self.confirmed.load(Ordering::Acquire) == now.0
+    }
+
+    /// Returns the last answer of the store.
+    pub(crate) fn told(&self) -> Told {
+        *self.told.lock()
     }
 
     /// Makes the store answer the next read whole. Takes a lock of its own under the record's lock.
     pub(crate) fn forget_known(&self) {
-        *self.known.lock() = None;
+        self.told.lock().is_whole = false;
     }
 
     /// Makes the next load tell the store of the use.

@@ -15,7 +15,7 @@ use crate::{
         life::SessionLife,
     },
     session::shared::SessionShared,
-    tier::{Change, CommitKind, Committed, Snapshot},
+    tier::{Change, CommitKind, Committed, Known, Snapshot},
     time::Millis,
     value::Scope,
     version::Version,
@@ -57,8 +57,8 @@ pub(super) async fn write_through(
     let clear = StoreWrite { kind: CommitKind::Clear { except }, ..write };
     let pending = record.extras().sync().begin();
     let answer = match target.extent {
-        WriteScope::Values => store.commit(owner, write).await,
-        WriteScope::ClearAll => match store.commit(owner, clear).await {
+        WriteScope::Values => store.commit_to(record, owner, write).await,
+        WriteScope::ClearAll => match store.commit_to(record, owner, clear).await {
             // The store has no record of the principal yet: the tombstones go into a new one.
             Ok(Committed::Absent) if *scope == Scope::Principal => store.commit(owner, write).await,
             answer => answer,
@@ -75,6 +75,10 @@ pub(super) async fn write_through(
     // Not before: the code of a value's type may panic in `apply`.
     pending.settle(false);
     shared.node.account(record, context.now);
+    if matches!(applied, Err(CommitFailure::Outdated)) {
+        // Otherwise an update would compare with a version that the store has lost, again and again.
+        store.pay_debt(record, context.now).await?;
+    }
     applied
 }
 
@@ -87,7 +91,7 @@ fn apply(
     context: WriteContext<'_>,
 ) -> Result<Version, CommitFailure> {
     match committed {
-        Committed::Applied { stamp: version, .. } => {
+        Committed::Applied { stamp: version, newest, generation } => {
             shared.node.note_version(version, context.now);
             let stamp = |change: &Mutation| Mutation {
                 version: Some(change.version.unwrap_or(version)),
@@ -95,11 +99,18 @@ fn apply(
                 ..change.clone()
             };
             let stamped: Vec<_> = changes.iter().map(stamp).collect();
-            shared.node.note_stored(record, kind == CommitKind::Create, context.now);
+            let known = Known::new(generation, newest);
+            shared.node.note_stored(record, known, kind == CommitKind::Create, context.now);
             record.commit(&stamped, WriteContext { now: shared.node.now(), ..context })?;
             Ok(version)
         }
         Committed::Outdated(stored) => {
+            shared.node.note_debt(
+                record,
+                record.extras().sync().told(),
+                &Snapshot::Present(stored.clone()),
+                context.now,
+            );
             shared.node.merge_stored(record, stored, *scope, context.now);
             Err(CommitFailure::Outdated)
         }
@@ -142,10 +153,10 @@ pub(super) async fn write_lifetime(
     let until = shared.node.session_until(life, now);
     let write = StoreWrite { life: stored, ..StoreWrite::of(CommitKind::Update, until) };
     let owner = shared.node.config.owner(&record.id());
-    match record.extras().sync().track(store.commit(owner, write)).await? {
-        Committed::Applied { stamp, .. } => {
+    match record.extras().sync().track(store.commit_to(record, owner, write)).await? {
+        Committed::Applied { stamp, newest, generation } => {
             shared.node.note_version(stamp, now);
-            shared.node.note_stored(record, false, now);
+            shared.node.note_stored(record, Known::new(generation, newest), false, now);
             Ok(())
         }
         Committed::Ended(end) => Err(WriteError::closed(shared.end_as_stored(record, &end, now))),

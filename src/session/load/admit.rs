@@ -48,8 +48,10 @@ pub(super) async fn admit(shared: &SessionShared, opened: OpenedCookie, now: Mil
         }
         _ => None,
     };
+    let is_lost = matches!(stored, Some((_, Snapshot::Absent)));
+    let is_restored = is_lost && node.restores() && (known.is_some() || !token.is_idle(now));
     match (&stored, &known) {
-        (Some((_, Snapshot::Absent)), known) => {
+        (Some((_, Snapshot::Absent)), known) if !is_restored => {
             // Ends the open handles and watches of this node too.
             if let Some(record) = known
                 && let Ok(_gate) = record.extras().renew_gate().try_read()
@@ -67,10 +69,16 @@ pub(super) async fn admit(shared: &SessionShared, opened: OpenedCookie, now: Mil
         }
         _ => {}
     }
+    let stored = stored.filter(|_| !is_restored);
     let key = RecordKey(*id.as_bytes());
     let make = || Record::session(key, token.initial_life(), token.used(now));
     Ok(match known.map_or_else(|| node.session_record(&key, now, make), Ok) {
-        Ok(record) => settle(shared, record, opened, stored, now),
+        Ok(record) => {
+            if is_restored {
+                record.extras().sync().owe();
+            }
+            settle(shared, record, opened, stored, now)
+        }
         Err(ended) => Admission::Over(ended.into()),
     })
 }

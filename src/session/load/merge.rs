@@ -65,6 +65,21 @@ pub(super) fn merge_token(
 }
 
 impl TokenMerge {
+    /// Notes the values of the token that the store lacks: the token is newer than the store's answer to this load.
+    pub(super) fn note_debts(&self, shared: &SessionShared, now: Millis) {
+        if shared.node.store.is_none() {
+            return;
+        }
+        for (index, _) in &self.payload.filled {
+            let scope = shared.node.config.schema.get(*index).scope;
+            if let Some(record) = shared.record_of(scope, now)
+                && let Some(sync) = record.sync().filter(|sync| sync.was_read_at(now))
+            {
+                sync.owe();
+            }
+        }
+    }
+
     /// Notes the state of the browser in the record, so that the next request with the same token need not open the
     /// token.
     pub(super) fn finish(self, shared: &mut SessionShared, now: Millis) {

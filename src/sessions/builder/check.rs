@@ -7,6 +7,7 @@ use crate::{
     config::Identity,
     error::{BuildError, BuildErrorKind},
     record::write::Budget,
+    tier::shared::SharedTier,
     time::Clock,
     value::{self, Placement, Schema, Scope},
 };
@@ -98,6 +99,17 @@ pub(super) fn check_placement(schema: &Schema, memory: bool, store: bool) -> Res
             }
             _ => {}
         }
+    }
+    Ok(())
+}
+
+/// Refuses the restoration of sessions that name a user.
+pub(super) fn check_restore(store: Option<&SharedTier>, identity: &Identity) -> Result<(), BuildError> {
+    if store.is_some_and(SharedTier::restores) && matches!(identity, Identity::Value { .. }) {
+        return Err(BuildErrorKind::Chain.error(
+            "`restore_from_cookie` would bring back a session whose sign-out the store has lost, and `identify_by` \
+             would sign the user in again: leave one of the two out",
+        ));
     }
     Ok(())
 }

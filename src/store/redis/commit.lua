@@ -107,7 +107,7 @@ if kind == 'clear' then
     end
 end
 if kind == 'revoke' then
-    not_before = stamp
+    not_before = newer_of(not_before, detail ~= '' and detail or stamp)
 elseif kind ~= 'end' then
     for at = FIRST_CHANGE, #ARGV, CHANGE do
         local field, version = ARGV[at], ARGV[at + 2]

@@ -65,14 +65,14 @@ impl Scripts {
         let frees = match commit.kind() {
             CommitKind::Create => false,
             CommitKind::Update | CommitKind::Upsert => commit.changes().iter().all(|change| change.json().is_none()),
-            CommitKind::Clear { .. } | CommitKind::Revoke | CommitKind::End { .. } => true,
+            CommitKind::Clear { .. } | CommitKind::Revoke { .. } | CommitKind::End { .. } => true,
         };
         if frees { &self.freeing_commit } else { &self.commit }
     }
 }
 
 /// Returns the call of a commit: the key; the kind, `above`, the span in milliseconds, the lifetime, the value that
-/// stays or the end, the channel, the notice without its versions; and of each change the field, the version to
+/// stays or the end or the carried `not_before`, the channel, the notice without its versions; and of each change the field, the version to
 /// replace, the carried version, and the entry without its version. An absent argument is empty.
 pub(super) fn commit_call(script: &Script, prefix: &str, commit: &Commit<'_>) -> Cmd {
     let (kind, detail) = match commit.kind() {
@@ -83,7 +83,9 @@ pub(super) fn commit_call(script: &Script, prefix: &str, commit: &Commit<'_>) ->
         CommitKind::Clear { except } => {
             ("clear", except.map_or_else(|| HEADER.into(), layout::field).into_owned().into_bytes())
         }
-        CommitKind::Revoke => ("revoke", Vec::new()),
+        CommitKind::Revoke { up_to } => {
+            ("revoke", up_to.map(|up_to| layout::version(up_to).to_vec()).unwrap_or_default())
+        }
         CommitKind::End { reason, successor } => ("end", layout::end(reason, successor)),
     };
     let mut call = evalsha(script, prefix, &commit.owner());

@@ -67,7 +67,9 @@ async fn full_server_takes_ends_and_removals_alone() {
     assert_eq!(record.entries().next().and_then(|entry| entry.json()), Some(&b"1"[..]));
 
     store.touch(&[Touch::new(owner(1), 2 * HOUR)]).await.unwrap();
-    for taken in [commit(CommitKind::Update, &[removal()]), commit(CLEAR, &[]), commit(CommitKind::Revoke, &[])] {
+    for taken in
+        [commit(CommitKind::Update, &[removal()]), commit(CLEAR, &[]), commit(CommitKind::Revoke { up_to: None }, &[])]
+    {
         assert!(is_applied(store.commit(taken).await), "{taken:?}");
     }
     assert!(matches!(store.commit(commit(END, &[])).await, Ok(Committed::Retired(_))));
@@ -87,7 +89,9 @@ async fn record_of_an_unknown_format_stays() {
             assert_eq!(store.read(&[ask]).await.unwrap_err().kind(), StoreErrorKind::Other);
         }
         assert!(store.touch(&[Touch::new(owner, HOUR)]).await.is_err());
-        for kind in [CommitKind::Create, CommitKind::Update, CommitKind::Upsert, CLEAR, CommitKind::Revoke, END] {
+        for kind in
+            [CommitKind::Create, CommitKind::Update, CommitKind::Upsert, CLEAR, CommitKind::Revoke { up_to: None }, END]
+        {
             let error = store.commit(Commit { owner, ..commit(kind, &[]) }).await.unwrap_err();
             assert!(error.kind() == StoreErrorKind::Other && !error.may_be_applied(), "{kind:?}");
         }
@@ -115,7 +119,7 @@ async fn notices_tell_the_commits_of_all_nodes() {
     let (mut notices, mut elsewhere) = (store.notices().unwrap(), store.notices().unwrap());
     assert_eq!((notices.next().await, elsewhere.next().await), (Some(Notice::Up), Some(Notice::Up)));
     server.run::<()>("PUBLISH ls1:n1 forged");
-    let theirs = Commit { node: NodeId::from_u64(u64::MAX), ..commit(CommitKind::Revoke, &[]) };
+    let theirs = Commit { node: NodeId::from_u64(u64::MAX), ..commit(CommitKind::Revoke { up_to: None }, &[]) };
     let mine = [commit(CommitKind::Create, &[]), commit(CommitKind::Update, &[value("1")]), theirs];
     for commit in mine {
         let Ok(Committed::Applied { newest, generation, .. }) = store.commit(commit).await else { panic!() };

@@ -177,13 +177,13 @@ async fn take(step: Step, fixture: &mut Fixture, model: &mut Model) {
                 1 | 2 => CommitKind::Update,
                 3 | 4 => CommitKind::Upsert,
                 5 => CommitKind::Clear { except: Some(NAMES[1]).filter(|_| above % 2 == 0) },
-                6 => CommitKind::Revoke,
+                6 => CommitKind::Revoke { up_to: (keep % 2 == 0).then_some(Version::from_u64(above)) },
                 _ => CommitKind::End {
                     reason: [CloseReason::Destroyed, CloseReason::Renewed, CloseReason::Revoked][keep as usize % 3],
                     successor: Some(owner(9)).filter(|_| keep % 2 == 0),
                 },
             };
-            let empty = matches!(kind, CommitKind::Revoke | CommitKind::End { .. });
+            let empty = matches!(kind, CommitKind::Revoke { .. } | CommitKind::End { .. });
             let current = model.get(&owner(number)).cloned().flatten();
             let current = |name: &str| {
                 let entries = current.iter().flat_map(StoredRecord::entries);

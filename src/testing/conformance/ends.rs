@@ -31,6 +31,11 @@ pub(super) const RULES: &[Rule] = &[
     Rule::new("revoke_raises_not_before", "`Revoke` raises the not-before to its stamp.", |trial| {
         Box::pin(revoke_raises_not_before(trial))
     }),
+    Rule::new(
+        "lost_revoke_is_repeated",
+        "`Revoke` with `up_to` raises the not-before to that version, and leaves a greater not-before.",
+        |trial| Box::pin(lost_revoke_is_repeated(trial)),
+    ),
     Rule::new("revoke_keeps_values", "`Revoke` changes no value.", |trial| Box::pin(revoke_keeps_values(trial))),
     Rule::new("not_before_stays", "The not-before stays through commits of each kind, `Clear` too.", |trial| {
         Box::pin(not_before_stays(trial))
@@ -139,6 +144,16 @@ async fn revoke_raises_not_before(trial: &Trial<'_>) -> Outcome {
     for _ in 0..2 {
         let stamp = owner.applied(Draft::revoke()).await?.stamp;
         same("the not-before after `Revoke`", owner.present().await?.not_before(), stamp)?;
+    }
+    Ok(())
+}
+
+async fn lost_revoke_is_repeated(trial: &Trial<'_>) -> Outcome {
+    let owner = trial.owner();
+    let earlier = owner.applied(Draft::upsert().set("theme", "1")).await?.stamp;
+    for (up_to, expected) in [(earlier, earlier), (earlier.next(), earlier.next()), (earlier, earlier.next())] {
+        owner.applied(Draft::of(CommitKind::Revoke { up_to: Some(up_to) })).await?;
+        same("the not-before after `Revoke` with `up_to`", owner.present().await?.not_before(), expected)?;
     }
     Ok(())
 }

@@ -314,7 +314,7 @@ impl Draft {
     }
 
     pub(super) const fn revoke() -> Self {
-        Self::of(CommitKind::Revoke)
+        Self::of(CommitKind::Revoke { up_to: None })
     }
 
     pub(super) const fn end() -> Self {

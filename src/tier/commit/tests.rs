@@ -72,7 +72,7 @@ const fn replacing(version: Version) -> Value<'static> {
 
 #[test]
 fn create_upsert_and_revoke_make_a_record() {
-    for kind in [CommitKind::Create, CommitKind::Upsert, CommitKind::Revoke] {
+    for kind in [CommitKind::Create, CommitKind::Upsert, CommitKind::Revoke { up_to: None }] {
         let mut owner = Owner::default();
         let stamp = owner.applied(kind, &[]);
         assert_eq!(owner.record.unwrap().generation, stamp, "{kind:?}");
@@ -115,7 +115,9 @@ fn ended_record_refuses_each_commit_with_the_first_reason() {
     owner.now += MINUTE / 2;
     let other = CommitKind::End { reason: CloseReason::Destroyed, successor: None };
     let clear = CommitKind::Clear { except: None };
-    for kind in [CommitKind::Create, CommitKind::Update, CommitKind::Upsert, CommitKind::Revoke, clear, other] {
+    for kind in
+        [CommitKind::Create, CommitKind::Update, CommitKind::Upsert, CommitKind::Revoke { up_to: None }, clear, other]
+    {
         let Committed::Ended(end) = owner.commit(kind, &[]) else { panic!("{kind:?}") };
         assert_eq!((end.reason(), end.at()), (CloseReason::Revoked, at), "{kind:?}");
     }
@@ -182,7 +184,7 @@ fn stamp_is_above_all_known_versions() {
     let mut owner = Owner::with(None, ahead.as_u64());
     let mut newest = ahead;
     let clear = CommitKind::Clear { except: None };
-    for kind in [CommitKind::Update, CommitKind::Upsert, CommitKind::Revoke, clear] {
+    for kind in [CommitKind::Update, CommitKind::Upsert, CommitKind::Revoke { up_to: None }, clear] {
         let stamp = owner.applied(kind, &[]);
         assert!(stamp > newest, "{kind:?}");
         newest = stamp;
@@ -208,9 +210,19 @@ fn clear_removes_all_values_but_one() {
 #[test]
 fn revocation_is_stamped_and_kept() {
     let mut owner = Owner::with(Some("1"), 5);
-    let stamp = owner.applied(CommitKind::Revoke, &[]);
+    let stamp = owner.applied(CommitKind::Revoke { up_to: None }, &[]);
     owner.applied(CommitKind::Upsert, &[change(Some("2"))]);
     assert_eq!(owner.record.unwrap().not_before(), stamp);
+}
+
+#[test]
+fn repeated_revocation_keeps_its_version() {
+    let mut owner = Owner::with(Some("1"), 5);
+    let version = Version::from_u64;
+    for (up_to, expected) in [(7, 7), (6, 7), (8, 8)] {
+        owner.applied(CommitKind::Revoke { up_to: Some(version(up_to)) }, &[]);
+        assert_eq!(owner.record.as_ref().unwrap().not_before(), version(expected));
+    }
 }
 
 #[test]

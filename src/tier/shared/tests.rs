@@ -215,7 +215,7 @@ fn absence_is_remembered_for_five_seconds() {
 #[test]
 fn each_write_that_creates_ends_the_absence() {
     let end = CommitKind::End { reason: crate::CloseReason::Destroyed, successor: None };
-    for kind in [CommitKind::Create, CommitKind::Upsert, CommitKind::Revoke, end] {
+    for kind in [CommitKind::Create, CommitKind::Upsert, CommitKind::Revoke { up_to: None }, end] {
         let fixture = Fixture::new();
         fixture.read(Ask::new(ADA));
         now(fixture.commit(ADA, kind)).unwrap();

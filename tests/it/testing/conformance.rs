@@ -49,7 +49,7 @@ impl Store for OwnStore {
 
     fn commit<'a>(&'a self, commit: Commit<'a>) -> StoreFuture<'a, Committed> {
         StoreFuture::boxed(async move {
-            if self.refuses_revoke && commit.kind() == CommitKind::Revoke {
+            if self.refuses_revoke && matches!(commit.kind(), CommitKind::Revoke { .. }) {
                 return Err(StoreError::new(StoreErrorKind::ReadOnly, "no revocations here"));
             }
             let mut records = self.records.lock().unwrap();

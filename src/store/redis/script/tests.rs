@@ -213,7 +213,7 @@ impl Search {
             5..=9 => CommitKind::Upsert,
             10 => CommitKind::Clear { except: None },
             11 => CommitKind::Clear { except: Some(NAMES[usize::from(above % 5)]) },
-            12 => CommitKind::Revoke,
+            12 => CommitKind::Revoke { up_to: (life % 2 == 0).then_some(near(above % 5, newest)) },
             _ => CommitKind::End { reason, successor: (above % 2 == 0).then_some(owner) },
         };
         let long = "x".repeat(300);

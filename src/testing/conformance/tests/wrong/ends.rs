@@ -66,10 +66,20 @@ pub(super) const STORES: &[Wrong] = &[
         commits(|commit, record, now| {
             let not_before = record.as_ref().map_or(Version::ZERO, StoredRecord::not_before);
             let committed = commit.apply(record, now);
-            if not_before > Version::ZERO {
+            if not_before > Version::ZERO && commit.kind() == (CommitKind::Revoke { up_to: None }) {
                 record.iter_mut().for_each(|record| record.not_before = not_before);
             }
             committed
+        }),
+    ),
+    (
+        "lost_revoke_is_repeated",
+        ONLY,
+        commits(|commit, record, now| match commit.kind() {
+            CommitKind::Revoke { .. } => {
+                Commit { kind: CommitKind::Revoke { up_to: None }, ..*commit }.apply(record, now)
+            }
+            _ => commit.apply(record, now),
         }),
     ),
     (
@@ -77,7 +87,7 @@ pub(super) const STORES: &[Wrong] = &[
         ONLY,
         commits(|commit, record, now| {
             let committed = commit.apply(record, now);
-            if commit.kind() == CommitKind::Revoke {
+            if matches!(commit.kind(), CommitKind::Revoke { .. }) {
                 record.iter_mut().for_each(|record| record.entries.retain(|entry| entry.json.is_none()));
             }
             committed

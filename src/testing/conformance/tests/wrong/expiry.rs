@@ -86,7 +86,7 @@ pub(super) const STORES: &[Wrong] =
             ONLY,
             commits(|commit, record, now| {
                 spanning(commit, record, now, |commit, _, after| {
-                    if commit.kind() == CommitKind::Revoke { SystemTime::UNIX_EPOCH } else { after }
+                    if matches!(commit.kind(), CommitKind::Revoke { .. }) { SystemTime::UNIX_EPOCH } else { after }
                 })
             }),
         ),

@@ -68,7 +68,7 @@ pub(super) const STORES: &[Wrong] = &[
     (
         "revoked_owner_is_not_unchanged",
         ONLY,
-        Conduct { overlooks: |commit| commit.kind() == CommitKind::Revoke, ..RIGHT },
+        Conduct { overlooks: |commit| matches!(commit.kind(), CommitKind::Revoke { .. }), ..RIGHT },
     ),
     (
         "ended_record_is_not_unchanged",

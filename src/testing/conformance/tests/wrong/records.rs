@@ -62,7 +62,7 @@ pub(super) const STORES: &[Wrong] = &[
         "revoke_makes_the_record",
         None,
         commits(|commit, record, now| match commit.kind() {
-            CommitKind::Revoke if record.is_none() => Committed::Absent,
+            CommitKind::Revoke { .. } if record.is_none() => Committed::Absent,
             _ => commit.apply(record, now),
         }),
     ),
