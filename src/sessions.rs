@@ -19,7 +19,7 @@ use crate::{
     id::Principal,
     node::{Node, followed::NoticeLink},
     notify::{HandleWakers, Subscribers, yield_now},
-    session::{Session, end, follow, loader},
+    session::{Session, commit, end, follow, loader},
     tier::{outside::SourceTier, shared::SharedTier},
 };
 
@@ -136,6 +136,52 @@ impl Sessions {
             end::revoke(session.shared(), &principal).await?;
         }
         Ok(())
+    }
+
+    /// Erases all values of a principal everywhere: in memory, in the shared store, and in the cookies of the principal's
+    /// browsers, each at its next request. No cookie, no memory of another node and no backup of the store brings an
+    /// earlier value back: the store keeps a removal of each declared value. A value that is written after the call
+    /// stays.
+    ///
+    /// The values of the principal's sessions belong to the sessions: call
+    /// [`end_all_sessions`](Self::end_all_sessions) too. The store also erases values that this build does not declare. A
+    /// cookie keeps such a value until a build that declares the value opens the cookie.
+    ///
+    /// Another node that has read the principal's record lately answers from memory for up to 30 seconds, and at once
+    /// if the node [follows](Self::follow) the store. Without a shared store the call erases the values on this node.
+    ///
+    /// ```
+    /// # use layered_session::{CookieTier, KeyRing, MemoryTier, Principal, Scope, SessionValue, Sessions};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Debug, Default, PartialEq, Serialize, Deserialize)] struct Division(i64);
+    /// # impl SessionValue for Division {
+    /// #     const NAME: &'static str = "division"; const SCOPE: Scope = Scope::Principal;
+    /// # }
+    /// # futures_util::future::FutureExt::now_or_never(async {
+    /// # let chain = Sessions::builder().tier(MemoryTier::builder().build());
+    /// # let chain = chain.tier(CookieTier::sealed(KeyRing::generate()?)).value::<Division>();
+    /// # let sessions = chain.identify(|_| None).build()?;
+    /// let ada = Principal::new("ada");
+    /// sessions.for_principal(ada.clone()).await?.set(Division(3)).await?;
+    /// sessions.end_all_sessions(ada.clone()).await?;
+    /// sessions.forget(ada.clone()).await?;
+    /// assert_eq!(sessions.for_principal(ada).await?.get::<Division>(), None);
+    /// # Ok::<_, layered_session::tier::BoxError>(()) }).ok_or("waits for nothing")??;
+    /// # Ok::<_, layered_session::tier::BoxError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` if a shared store does not answer. `HeadSent` in a chain with neither a memory tier nor a shared
+    /// store: nothing could keep the removals.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call has erased all of the values or none. With a shared store the store decides, and the next load
+    /// asks the store.
+    pub async fn forget(&self, principal: Principal) -> Result<(), WriteError> {
+        let session = self.for_principal(principal).await?;
+        commit::forget(session.shared()).await
     }
 
     /// Ends every `closed()`, watch and stream with [`CloseReason::Shutdown`](crate::CloseReason::Shutdown), so that

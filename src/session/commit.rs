@@ -269,6 +269,15 @@ pub(super) async fn clear(shared: &SessionShared) -> Result<(), WriteError> {
     commit(shared, scope, WriteScope::ClearAll, &changes).await.map(drop)
 }
 
+/// Removes all values of a principal, also the values that no tier of this node knows: a removal of each declared value
+/// keeps a cookie or another node's memory from bringing the value back.
+pub(crate) async fn forget(shared: &SessionShared) -> Result<(), WriteError> {
+    shared.flags.touched.set();
+    let values = shared.node.config.schema.iter().filter(|(_, spec)| spec.scope == Scope::Principal);
+    let removals: Vec<_> = values.map(|(index, spec)| Mutation::remove(index, spec.name)).collect();
+    commit(shared, Scope::Principal, WriteScope::ClearAll, &removals).await.map(drop)
+}
+
 /// Gives a session a lifetime of its own: first in the store, if the chain has a store, and then in memory.
 pub(super) async fn set_lifetime(
     shared: &SessionShared,

@@ -16,6 +16,7 @@
 //! - `shared_reads`: loads of the same owner, and of an owner that the store does not know
 //! - `adoption`: a store that refuses the values that a sign-in adopts, or answers late
 //! - `retention`: how long a record stays in the store
+//! - `forgotten`: the erasure of a user's values
 //! - `two_nodes`: ends, lifetimes and uses that a node has not seen, and nodes whose clocks differ
 //! - `restored`: sessions that the store has lost, restored from cookies and memory
 //! - `rewound`: a store that has lost commits, and gets them back from memory and cookies
@@ -30,6 +31,7 @@ mod deadlines;
 mod degraded;
 mod end_all;
 mod eviction;
+mod forgotten;
 mod limits;
 mod moves;
 mod notices;
