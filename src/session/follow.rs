@@ -155,8 +155,11 @@ fn take_notice(link: &mut Link<'_>, notice: Notice, queue: &mut ReadQueue, now: 
             if record.knows(known) {
                 return;
             }
+            let sync = record.extras().sync();
+            // A probe of the changed record would be one more round trip.
+            sync.forget_known();
             // Also for a record to read: the read may fail.
-            record.extras().sync().suspect();
+            sync.suspect();
             if node.memory.as_ref().is_some_and(|memory| memory.is_held(&record)) {
                 queue.push(record);
             }

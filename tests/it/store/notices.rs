@@ -134,6 +134,8 @@ struct Scripted(SpyStore, Arc<Mutex<Told>>);
 struct Told {
     notices: Vec<Notice>,
     reader: Option<Waker>,
+    /// The reads of records that the node has, which the store answers in short if the record is unchanged.
+    probes: usize,
 }
 
 struct Script(Arc<Mutex<Told>>);
@@ -169,6 +171,7 @@ impl Store for Scripted {
     }
 
     fn read<'a>(&'a self, asks: &'a [Ask]) -> StoreFuture<'a, Vec<Snapshot>> {
+        self.1.lock().unwrap().probes += asks.iter().filter(|ask| ask.known().is_some()).count();
         self.0.read(asks)
     }
 
@@ -306,6 +309,26 @@ async fn notice_during_first_load_is_not_lost() {
     let _ = load.await.unwrap();
     settled().await;
     assert_eq!(browser.theme(&other).await, theme("light"));
+}
+
+// A probe of a changed record would be one more round trip before the read.
+#[tokio::test]
+async fn changed_record_is_read_without_a_probe() {
+    let (store, app) = scripted();
+    let mut browser = app.dark().await;
+    let (other, _follower) = following(&app);
+    store.tell(Notice::Up).await;
+    let mut watch = socket(&browser, &other).await.watch::<Theme>();
+    assert_eq!(soon(watch.next()).await.unwrap(), dark());
+    let owner = store.0.take_calls()[0].owner();
+    for theme in [theme("light"), theme("drab")] {
+        set(&mut browser, &app.node, theme.clone()).await;
+        store.1.lock().unwrap().probes = 0;
+        let known = Known::new(Version::ZERO, Version::ZERO);
+        store.tell(Notice::Changed { owner, known, node: NodeId::from_u64(1) }).await;
+        assert_eq!(soon(watch.next()).await.unwrap(), theme);
+        assert_eq!(store.1.lock().unwrap().probes, 0);
+    }
 }
 
 // G18: a read that fails after a notice is repeated.
