@@ -2,23 +2,21 @@
 
 local kind, above, keep, life, detail, channel, message = unpack(ARGV, 1, 7)
 local FIRST_CHANGE, CHANGE = 8, 4
+-- The not-before and the lifetime of a new record.
+local NO_REST = string.rep('\0', 29)
 
-local function older(a, b)
-    local a_millis, a_counter = struct.unpack('>I6I2', a)
-    local b_millis, b_counter = struct.unpack('>I6I2', b)
-    return a_millis < b_millis or (a_millis == b_millis and a_counter < b_counter)
+-- A version as two numbers: the milliseconds and the counter.
+local function parts(version)
+    return struct.unpack('>I6I2', version)
+end
+
+local function is_older(millis_a, counter_a, millis_b, counter_b)
+    return millis_a < millis_b or (millis_a == millis_b and counter_a < counter_b)
 end
 
 local function newer_of(a, b)
-    return older(a, b) and b or a
-end
-
-local function following(version)
-    local time, counter = struct.unpack('>I6I2', version)
-    if counter < 65535 then
-        return struct.pack('>I6I2', time, counter + 1)
-    end
-    return time < MAX_MILLIS and struct.pack('>I6I2', time + 1, 0) or version
+    local millis_a, counter_a = parts(a)
+    return is_older(millis_a, counter_a, parts(b)) and b or a
 end
 
 -- An entry: the version, a byte that is 1 for a tombstone, and the JSON. A shorter entry counts as absent.
@@ -30,8 +28,10 @@ local function outranks(entry, current)
     if not current or #current < 9 then
         return true
     end
-    if version_of(entry) ~= version_of(current) then
-        return older(version_of(current), version_of(entry))
+    local millis_a, counter_a = parts(entry)
+    local millis_b, counter_b = parts(current)
+    if millis_a ~= millis_b or counter_a ~= counter_b then
+        return is_older(millis_b, counter_b, millis_a, counter_a)
     end
     local removes, removed = entry:byte(9) % 2, current:byte(9) % 2
     if removes ~= removed or removes == 1 then
@@ -82,19 +82,30 @@ for at = FIRST_CHANGE, #ARGV, CHANGE do
     end
 end
 
+-- The stamp: the clock's time, or the version that follows the newest known version.
+local known_millis, counter = parts(header and newer_of(header:sub(3, 10), above) or above)
+if known_millis < now then
+    known_millis, counter = now, 0
+elseif counter < 65535 then
+    counter = counter + 1
+elseif known_millis < MAX_MILLIS then
+    known_millis, counter = known_millis + 1, 0
+end
+local stamp = struct.pack('>I6I2', known_millis, counter)
+
 -- The next header.
-local newest = header and header:sub(3, 10) or ZERO
-local stamp = newer_of(struct.pack('>I6I2', now, 0), following(newer_of(newest, above)))
-local generation = header and header:sub(11, 18) or stamp
+local newest, generation = stamp, header and header:sub(11, 18) or stamp
 local expired_at = header and expires_of(header) or 0
 local expires = math.max(expired_at, math.min(now + keep, MAX_MILLIS))
-local not_before = header and header:sub(25, 32) or ZERO
-local kept_life = header and header:sub(33, 53) or string.rep('\0', 21)
-if life ~= '' and (kept_life:byte(1) == 0 or older(kept_life:sub(14), life:sub(14))) then
-    -- A new lifetime may be shorter, and then shortens the span too.
-    kept_life, expires = life, math.min(now + keep, MAX_MILLIS)
+-- The not-before and the lifetime.
+local rest = header and header:sub(25) or NO_REST
+if kind == 'revoke' then
+    rest = newer_of(rest:sub(1, 8), detail ~= '' and detail or stamp) .. rest:sub(9)
 end
-newest = stamp
+if life ~= '' and (rest:byte(9) == 0 or newer_of(rest:sub(22), life:sub(14)) ~= rest:sub(22)) then
+    -- A new lifetime may be shorter, and then shortens the span too.
+    rest, expires = rest:sub(1, 8) .. life, math.min(now + keep, MAX_MILLIS)
+end
 
 -- The next entries, by field.
 local entries = {}
@@ -106,13 +117,13 @@ if kind == 'clear' then
         end
     end
 end
-if kind == 'revoke' then
-    not_before = newer_of(not_before, detail ~= '' and detail or stamp)
-elseif kind ~= 'end' then
+if kind ~= 'revoke' and kind ~= 'end' then
     for at = FIRST_CHANGE, #ARGV, CHANGE do
         local field, version = ARGV[at], ARGV[at + 2]
         local entry = (version == '' and stamp or version) .. ARGV[at + 3]
-        newest = newer_of(newest, version_of(entry))
+        if version ~= '' then
+            newest = newer_of(newest, version)
+        end
         if outranks(entry, entries[field] or current[(at - FIRST_CHANGE) / CHANGE + 2]) then
             entries[field] = entry
         end
@@ -127,7 +138,7 @@ if kind == 'end' then
     local head = '\1\2' .. newest .. generation .. millis(expires)
     write[4] = head .. detail:sub(1, 1) .. millis(now) .. detail:sub(2)
 else
-    write[4] = '\1\1' .. newest .. generation .. millis(expires) .. not_before .. kept_life
+    write[4] = '\1\1' .. newest .. generation .. millis(expires) .. rest
 end
 for field, entry in pairs(entries) do
     write[#write + 1] = field
