@@ -3,8 +3,11 @@
 
 use std::sync::atomic::Ordering;
 
+use futures_util::stream::{self, StreamExt};
+
 use super::{
     Node,
+    followed::SentEnd,
     store::{NodeStore, StoreWrite},
 };
 use crate::{
@@ -21,6 +24,9 @@ use crate::{
     value::{Json, Scope},
     version::Version,
 };
+
+/// The maximum number of ends that the follower repeats at the same time.
+const MAX_ENDS: usize = 64;
 
 /// A value or a removal to bring to the store.
 struct Owed {
@@ -61,6 +67,7 @@ impl Node {
         }
         if is_lost && lacks {
             self.counters.store_rewound.fetch_add(1, Ordering::Relaxed);
+            self.followed.note_rewind();
             if let Some(left_out) = self.rewinds.due(1, now, MINUTE) {
                 tracing::warn!(
                     left_out,
@@ -147,6 +154,16 @@ impl NodeStore<'_> {
         let write = StoreWrite { changes: &changes, life, ..StoreWrite::of(kind, until) };
         self.settle_debt(record, self.commit(owner, write).await?, now);
         Ok(())
+    }
+
+    /// Repeats this node's ends of sessions of the last minute, which the store may have lost: otherwise the session would
+    /// live on nodes that have not seen its end. The store keeps an end that it still has.
+    pub(crate) async fn repeat_ends(self, now: Millis) {
+        let repeat = async |SentEnd { owner, reason, successor, until, .. }: SentEnd| {
+            // After a failure the store's next loss makes the node try again.
+            let _ = self.end(owner, reason, successor, until).await;
+        };
+        stream::iter(self.node().followed.sent_ends(now)).for_each_concurrent(MAX_ENDS, repeat).await;
     }
 
     fn settle_debt(self, record: &Record, committed: Committed, now: Millis) {

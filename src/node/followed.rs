@@ -2,12 +2,13 @@
 //! records.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use crate::{
+    error::CloseReason,
     id::OwnerId,
     memory::record::Record,
     sync::{
@@ -57,6 +58,10 @@ pub(crate) struct Followed {
     since: AtomicU64,
     /// The notices of other nodes, by a part of the owner.
     notices: Box<[AtomicU32]>,
+    /// Whether the store has lost commits since the follower repeated the ends of sessions.
+    has_rewound: AtomicBool,
+    /// The ends of sessions that the store has taken from this node within [`REPEATED`], the oldest first.
+    ends: Mutex<VecDeque<SentEnd>>,
     /// The watched records by address. In a chain without memory several records have the same key.
     watched: Mutex<HashMap<usize, Weak<Record>>>,
 }
@@ -69,9 +74,27 @@ impl Default for Followed {
             polled: AtomicU64::default(),
             since: AtomicU64::default(),
             notices: (0..COUNTS).map(|_| AtomicU32::default()).collect(),
+            has_rewound: AtomicBool::default(),
+            ends: Mutex::default(),
             watched: Mutex::default(),
         }
     }
+}
+
+/// The time for which the follower repeats an end after a loss of the store. A replica is late by seconds.
+const REPEATED: Duration = Duration::from_secs(60);
+
+/// The maximum number of ends that the node keeps, of some 100 bytes each.
+const MAX_ENDS: usize = 4096;
+
+/// An end of a session that the store has taken from this node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SentEnd {
+    pub(crate) owner: OwnerId,
+    pub(crate) reason: CloseReason,
+    pub(crate) successor: Option<OwnerId>,
+    pub(crate) at: Millis,
+    pub(crate) until: Millis,
 }
 
 /// The number of notices for an owner when a read began.
@@ -121,6 +144,33 @@ impl Followed {
     /// Whether a notice has come since the count.
     pub(crate) fn is_outdated(&self, before: NoticeCount) -> bool {
         self.notices[before.at].load(Ordering::SeqCst) != before.count
+    }
+
+    /// Notes that the store has lost commits.
+    pub(crate) fn note_rewind(&self) {
+        self.has_rewound.store(true, Ordering::Release);
+    }
+
+    /// Notes an end that the store has taken. Without a follower nothing repeats the end.
+    pub(crate) fn note_end(&self, end: SentEnd) {
+        if self.is_followed.load(Ordering::Acquire) {
+            let mut ends = self.ends.lock();
+            while ends.len() >= MAX_ENDS || ends.front().is_some_and(|first| end.at >= first.at.after(REPEATED)) {
+                ends.pop_front();
+            }
+            ends.push_back(end);
+        }
+    }
+
+    /// Returns the ends that the store has taken within [`REPEATED`].
+    pub(crate) fn sent_ends(&self, now: Millis) -> Vec<SentEnd> {
+        let ends = self.ends.lock();
+        ends.iter().filter(|end| now < end.at.after(REPEATED)).copied().collect()
+    }
+
+    /// Whether the store has lost commits since the last call.
+    pub(crate) fn takes_rewind(&self) -> bool {
+        self.has_rewound.swap(false, Ordering::AcqRel)
     }
 
     pub(crate) fn note_poll(&self, now: Millis) {

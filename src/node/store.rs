@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::{
     Node,
-    followed::{Followed, NoticeCount},
+    followed::{Followed, NoticeCount, SentEnd},
 };
 use crate::{
     config::Identity,
@@ -365,7 +365,12 @@ impl<'a> NodeStore<'a> {
         successor: Option<OwnerId>,
         until: Millis,
     ) -> Result<Committed, TierError> {
-        self.commit(owner, StoreWrite::of(CommitKind::End { reason, successor }, until)).await
+        let committed = self.commit(owner, StoreWrite::of(CommitKind::End { reason, successor }, until)).await?;
+        if let Committed::Retired(_) = committed {
+            let at = self.node.now();
+            self.node.followed.note_end(SentEnd { owner, reason, successor, at, until });
+        }
+        Ok(committed)
     }
 
     /// Ends a session, and each session that a renewal on another node has made of it within the last minute. Returns the

@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, VecDeque},
     future::poll_fn,
     panic::AssertUnwindSafe,
+    pin::Pin,
     sync::Arc,
     task::Poll,
     time::Duration,
@@ -40,7 +41,7 @@ pub(crate) async fn run(node: Arc<Node>, shutdown: Arc<HandleWakers>) {
     let mut link = Link { node: &node, has_notices: notices.is_some(), is_up: false };
     let slot = shutdown.register();
     let mut queue = ReadQueue::default();
-    let mut reads = FuturesUnordered::new();
+    let mut reads: FuturesUnordered<Task> = FuturesUnordered::new();
     let mut tick = node.time.clock.sleep(Duration::ZERO);
     let mut turns = 0_u8;
     while !node.is_stopping() {
@@ -69,11 +70,20 @@ pub(crate) async fn run(node: Arc<Node>, shutdown: Arc<HandleWakers>) {
         match event {
             Event::Woken => {}
             Event::Notice(notice) => take_notice(&mut link, notice, &mut queue, now),
-            Event::Read(record) => queue.finish(record),
+            Event::Read(record) => record.into_iter().for_each(|record| queue.finish(record)),
             Event::Tick => {
                 tick = node.time.clock.sleep(TICK);
                 let stale = node.followed.watched().into_iter().filter(|record| !node.vouches(record, now));
                 stale.for_each(|record| queue.push(record));
+                if node.followed.takes_rewind() {
+                    let node = Arc::clone(&node);
+                    reads.push(Box::pin(async move {
+                        if let Some(store) = node.store() {
+                            store.repeat_ends(now).await;
+                        }
+                        None
+                    }));
+                }
             }
         }
         while reads.len() < MAX_READS
@@ -83,16 +93,20 @@ pub(crate) async fn run(node: Arc<Node>, shutdown: Arc<HandleWakers>) {
             reads.push(Box::pin(async move {
                 // The code of a value's type may panic. The record stays suspect.
                 let _ = AssertUnwindSafe(revalidate(&node, &record)).catch_unwind().await;
-                record
+                Some(record)
             }));
         }
     }
 }
 
+/// A read of a record, with the record as its output, or the repetition of ends.
+type Task = Pin<Box<dyn Future<Output = Option<Arc<Record>>> + Send>>;
+
 enum Event {
     Woken,
     Notice(Notice),
-    Read(Arc<Record>),
+    /// A read of a record has ended, or the repetition of ends.
+    Read(Option<Arc<Record>>),
     Tick,
 }
 

@@ -101,8 +101,10 @@ const ABSENCE: Duration = Duration::from_secs(5);
 /// - A cookie brings the store the values that its read lacked, for the user's other browsers.
 /// - A copy keeps its version, so a later write to the store stays. A user's record that the store has lost whole gets
 ///   no value that is older than the longest lifetime of a session.
-/// - A session that the store has lost is over, unless the chain calls [`restore_from_cookie`](Self::restore_from_cookie).
-///   The end of a session that the store has lost holds on the nodes that know of the end.
+/// - A session that the store has lost is over, unless the chain calls
+///   [`restore_from_cookie`](Self::restore_from_cookie).
+/// - A node that [follows](crate::Sessions::follow) the store and finds a loss also brings back the ends of sessions of
+///   the last minute. Without a follower a lost end holds only on the nodes that know of the end.
 pub struct SharedTier {
     caller: Caller,
     flights: Arc<Flights>,

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use layered_session::{
-    Lifetime, Principal, Session, SharedTier,
+    CloseReason, Lifetime, Principal, Session, SharedTier,
     testing::{Operation, SpyStore},
 };
 
+use super::notices::following;
 use crate::{
     support::{
-        App, Browser, DAY, Division, Node, Theme, User, Visits, dark, get, kind, set, signed_in, theme, under_way,
+        App, Browser, DAY, Division, Node, Theme, User, Visits, at_once, dark, get, kind, set, settled, signed_in,
+        theme, under_way,
     },
     writes::stored,
 };
@@ -86,6 +88,37 @@ async fn end_of_all_sessions_is_brought_back() {
     assert_eq!(user(&elsewhere).await, None);
     let job = elsewhere.sessions.for_principal(Principal::new("ada")).await.unwrap();
     assert_eq!(job.value::<Division>(), Division(2));
+}
+
+// G12: the session would live on nodes that have not seen its end. A follower repeats the ends of the last minute.
+#[tokio::test]
+async fn follower_brings_back_ends_of_sessions() {
+    let (store, app) = stored();
+    let (node, follower) = following(&app);
+    settled().await;
+    let mut signed_out = signed_in(&node, "ada").await;
+    let mut renewed = signed_in(&node, "bob").await;
+    let (ended, old) = (signed_out.clone(), renewed.clone());
+    let mut other = signed_in(&node, "eve").await;
+    store.checkpoint();
+    signed_out.visit(&node, async |session| session.sign_out().await.unwrap()).await;
+    renewed.visit(&node, async |session| session.renew().await.unwrap()).await;
+    set(&mut other, &node, Visits(1)).await;
+    store.rewind();
+    let user = async |browser: &Browser| {
+        let closed = async |session: Session| (session.get::<User>(), at_once(session.closed()));
+        browser.clone().visit(&app.start(), closed).await
+    };
+    assert!(user(&ended).await.0.is_some() && user(&old).await.0.is_some(), "the store has lost the ends");
+    app.pass(VOUCHED);
+    assert_eq!(get::<Visits>(&mut other, &node).await, Visits(1));
+    for _ in 0..2 {
+        app.pass(Duration::from_secs(1));
+        settled().await;
+    }
+    assert_eq!(user(&ended).await, (None, Some(CloseReason::Destroyed)));
+    assert_eq!(user(&old).await, (None, Some(CloseReason::Renewed)));
+    follower.abort();
 }
 
 // The store has lost the whole record of the user, by an eviction for example.
