@@ -312,6 +312,11 @@ impl<'a> NodeStore<'a> {
         self.tier.forget_absent(owner);
     }
 
+    /// Makes the next read of each owner ask the store, as [`forget_absent`](Self::forget_absent) does.
+    pub(crate) fn forget_reads(self) {
+        self.tier.forget_reads();
+    }
+
     /// Tells the store of the uses up to `used` that are due. A failure is no failure of the load: the store keeps the records for
     /// longer than a tenth of their idle lifetime, and a later load tells the store again.
     pub(crate) async fn touch(self, records: &[(OwnerId, &Record)], used: Millis) {

@@ -245,7 +245,6 @@ pub(super) async fn clear(shared: &SessionShared) -> Result<(), WriteError> {
     shared.flags.touched.set();
     shared.refuse_degraded()?;
     let now = shared.node.now();
-    let identity = shared.node.config.identity_index();
     let (scope, record) = match shared.binding() {
         Binding::PrincipalOnly => {
             (Scope::Principal, shared.principal(now).and_then(|principal| shared.find_principal(&principal)))
@@ -255,12 +254,7 @@ pub(super) async fn clear(shared: &SessionShared) -> Result<(), WriteError> {
     let Some(record) = record else {
         return writable(shared, now).map(drop);
     };
-    let changes: Vec<_> = {
-        let state = record.read();
-        let declared = state.values.declared().map(|slot| slot.index);
-        let cleared = declared.filter(|index| Some(*index) != identity && state.values.has_json(*index));
-        cleared.map(|index| Mutation::remove(index, shared.node.config.schema.get(index).name)).collect()
-    };
+    let changes = removals(shared, &record);
     let has_undeclared = || record.read().values.undeclared().any(|(_, stored)| stored.json.is_some());
     // The store may have values of other nodes that this node has not seen.
     if changes.is_empty() && shared.node.store.is_none() && !has_undeclared() {
@@ -276,6 +270,15 @@ pub(crate) async fn forget(shared: &SessionShared) -> Result<(), WriteError> {
     let values = shared.node.config.schema.iter().filter(|(_, spec)| spec.scope == Scope::Principal);
     let removals: Vec<_> = values.map(|(index, spec)| Mutation::remove(index, spec.name)).collect();
     commit(shared, Scope::Principal, WriteScope::ClearAll, &removals).await.map(drop)
+}
+
+/// Returns the removals of all declared values in a record, except the identity value.
+fn removals(shared: &SessionShared, record: &Record) -> Vec<Mutation> {
+    let (schema, identity) = (&shared.node.config.schema, shared.node.config.identity_index());
+    let state = record.read();
+    let declared = state.values.declared().map(|slot| slot.index);
+    let cleared = declared.filter(|index| Some(*index) != identity && state.values.has_json(*index));
+    cleared.map(|index| Mutation::remove(index, schema.get(index).name)).collect()
 }
 
 /// Gives a session a lifetime of its own: first in the store, if the chain has a store, and then in memory.

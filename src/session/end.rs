@@ -6,7 +6,7 @@
 use std::{iter, sync::Arc};
 
 use super::{
-    commit, lifecycle,
+    commit, lifecycle, load,
     replace::{self, SessionStart, StartKind},
     shared::{Binding, IssuedOrder, OwnEnd, SessionShared},
 };
@@ -173,6 +173,12 @@ pub(super) async fn end_other_sessions(shared: &SessionShared) -> Result<(), Wri
     let now = shared.node.now();
     let (record, principal) = signed_in(shared, shared.live(now).ok(), now)?;
     check_ends_kept(shared)?;
+    if let Some(store) = shared.node.store() {
+        // Another node may have ended this session with all others: the renewal must not revive the session.
+        store.forget_absent(&principal.owner);
+        load::read_record(shared, &principal, now).await?;
+        shared.check_revoked(&record, now).map_err(WriteError::closed)?;
+    }
     let _exemption = shared.node.exempt_renewals.exempt(*record.key(), shared.handle_id());
     let above = revoke(shared, &principal).await?;
     let start = SessionStart { kind: StartKind::Renewal { above }, planned: None, changes: &[] };

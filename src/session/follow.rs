@@ -154,6 +154,10 @@ fn take_notice(link: &mut Link<'_>, notice: Notice, queue: &mut ReadQueue, now: 
     match notice {
         Notice::Up => {
             link.up(now);
+            // A read from before proves nothing.
+            if let Some(store) = node.store() {
+                store.forget_reads();
+            }
             // Notices were lost before, also notices of watched records.
             node.followed.watched().into_iter().for_each(|record| queue.push(record));
         }

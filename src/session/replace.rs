@@ -11,7 +11,7 @@ use crate::{
     config::Identity,
     error::{CloseReason, WriteError, WriteErrorKind},
     id::{OwnerId, PrincipalTag},
-    memory::record::Record,
+    memory::record::{Record, extras::PendingWrite},
     node::store::{NodeStore, StoreWrite},
     record::{
         change::{BudgetShare, CommitRejected, Mutation},
@@ -92,19 +92,22 @@ pub(super) async fn replace_session(
     let followed = start.kind.is_renewal() && principal.is_some();
     let predecessor = Predecessor { id: old.id(), shares_end: followed && by_value };
     let mut replacement = Replacement { start, predecessor, followed, stamp: None, is_unstored: false };
-    let _gate = match shared.node.store() {
+    let (ended, _gate) = match shared.node.store() {
         Some(store) => {
             let gate = old.extras().renew_gate().write().await;
-            replace_in_store(shared, store, (old, &next), &mut replacement, now).await?;
-            Some(gate)
+            let ended = replace_in_store(shared, store, (old, &next), &mut replacement, now).await?;
+            (Some(ended), Some(gate))
         }
-        None => None,
+        None => (None, None),
     };
     let moved = shared.rebind_if(next.clone(), || swap_records(shared, (old, principal), &next, &replacement, now));
     if let (Err(_), Some(store)) = (&moved, shared.node.store()) {
         end_copy(shared, store, shared.node.config.owner(&next.id()), now).await;
     }
     moved?;
+    if let Some(ended) = ended {
+        ended.settle(false);
+    }
     made.keep();
     if let Some(stamp) = replacement.stamp {
         shared.node.note_stored(&next, Known::new(stamp, stamp), true, now);
@@ -151,7 +154,8 @@ pub(super) fn successor_state(
     let planned = |planned: PlannedSession| stamp.map_or(planned.birth, |stamp| planned.birth.min(stamp));
     let birth = start.planned.map_or_else(fresh, planned);
     let fields = match start.kind {
-        StartKind::Renewal { .. } => LifeFields { birth, ..life.fields() },
+        // The last end of all sessions may be ahead of the store's clock, and the old birth is above this end.
+        StartKind::Renewal { .. } => LifeFields { birth: birth.max(life.birth()), ..life.fields() },
         StartKind::SignIn { .. } => {
             LifeFields { generation: life.fields().generation, ..begin_life(shared, birth, now).fields() }
         }
@@ -180,14 +184,15 @@ pub(super) fn successor_state(
 }
 
 /// Moves the session to its new id in the store. The copy comes first and the end second: a failure between the two
-/// leaves the old session whole.
-async fn replace_in_store(
+/// leaves the old session whole. Returns the end, to settle once memory has the end too: after a drop before, the next
+/// load asks the store.
+async fn replace_in_store<'a>(
     shared: &SessionShared,
     store: NodeStore<'_>,
-    (old, next): (&Arc<Record>, &Record),
+    (old, next): (&'a Arc<Record>, &Record),
     replacement: &mut Replacement<'_>,
     now: Millis,
-) -> Result<(), WriteError> {
+) -> Result<PendingWrite<'a>, WriteError> {
     let copied = create_in_store(shared, store, (old, next), replacement, now).await?;
     let owner = shared.node.config.owner(&next.id());
     if let Err(error) = check_revoked_in_store(shared, old, replacement, now).await {
@@ -201,6 +206,7 @@ async fn replace_in_store(
             return Err(error);
         }
     };
+    let ended = old.extras().sync().begin();
     let later = later_writes(shared, &retired, &copied, replacement);
     let life = later_life(shared, (old, &retired), &copied, replacement, now);
     if !later.is_empty() || life.is_some() {
@@ -225,7 +231,7 @@ async fn replace_in_store(
         index.is_some_and(|index| !replacement.start.changes.iter().any(|change| change.index == index))
     });
     shared.node.merge_stored(old, retired, Scope::Session, now);
-    Ok(())
+    Ok(ended)
 }
 
 /// Checks whether another node has ended all sessions of the principal, after the store has stamped the copy: a renewal
@@ -270,7 +276,9 @@ async fn create_in_store(
     let carried = copy.values.declared().filter(|slot| !written.iter().any(|change| change.index == slot.index));
     let carried = carried.map(|slot| carried_change(schema.get(slot.index).name, &slot.value));
     let changes: Vec<_> = carried.chain(written.iter().map(Change::from)).collect();
-    let above = copy.values.newest().max(replacement.start.above());
+    // Not above the versions of the written values, which come from this node's clock: the stamp is the birth of the new
+    // session, and a birth ahead of the store's clock would outlive a later end of all sessions.
+    let above = old.read().values.newest().max(replacement.start.above());
     let life = copy.life().map(|life| shared.node.stored_life(life));
     let until = shared.node.stored_until(&copy, now);
     let write = StoreWrite { changes: &changes, life, above, ..StoreWrite::of(CommitKind::Create, until) };

@@ -228,6 +228,11 @@ impl SharedTier {
         self.flights.note_change(owner);
     }
 
+    /// Notes that the record of any owner may have changed: later reads ask the store.
+    pub(crate) fn forget_reads(&self) {
+        self.flights.note_changes();
+    }
+
     /// Whether a read of an owner would be answered as absent, without a call of the store.
     pub(crate) fn knows_absent(&self, owner: &OwnerId, time: &NodeClock) -> bool {
         self.flights.knows_absent(owner, time.clock.monotonic(), ABSENCE)

@@ -6,6 +6,7 @@
 //! - `notices`: changes that other nodes tell of
 //! - `outdated_writes`: a store that finds each write outdated
 //! - `outages`: a store that is down
+//! - `crossed_calls`: ends, renewals, clears and lost answers that the other node has not seen
 //! - `deadlines`: a store that does not answer in time
 //! - `degraded`: memory and the cookie answer while the store does not
 //! - `breaker`: a store that gives no answer to several calls in a row
@@ -27,6 +28,7 @@ mod adoption;
 mod answers;
 mod breaker;
 mod commits;
+mod crossed_calls;
 mod deadlines;
 mod degraded;
 mod end_all;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::{CommitFailure, WriteTarget};
+use super::{CommitFailure, WriteTarget, removals};
 use crate::{
     error::{CloseReason, WriteError},
     id::OwnerId,
@@ -85,7 +85,7 @@ pub(super) async fn write_through(
 /// Applies the store's answer to memory.
 fn apply(
     shared: &SessionShared,
-    WriteTarget { record, scope, .. }: &WriteTarget,
+    WriteTarget { record, scope, extent, .. }: &WriteTarget,
     (kind, committed): (CommitKind, Committed),
     changes: &[Mutation],
     context: WriteContext<'_>,
@@ -98,10 +98,20 @@ fn apply(
                 replaces: None,
                 ..change.clone()
             };
-            let stamped: Vec<_> = changes.iter().map(stamp).collect();
+            // The store has cleared all of the record, also a value that came into memory meanwhile.
+            let cleared = match extent {
+                WriteScope::ClearAll => removals(shared, record),
+                WriteScope::Values => Vec::new(),
+            };
+            let stamped: Vec<_> = changes.iter().chain(&cleared).map(stamp).collect();
             let known = Known::new(generation, newest);
             shared.node.note_stored(record, known, kind == CommitKind::Create, context.now);
             record.commit(&stamped, WriteContext { now: shared.node.now(), ..context })?;
+            if *extent == WriteScope::ClearAll {
+                // The store has also removed values that memory does not know, and a cookie may bring such a value back:
+                // the next load reads the tombstones.
+                record.extras().sync().suspect();
+            }
             Ok(version)
         }
         Committed::Outdated(stored) => {

@@ -71,7 +71,11 @@ pub(super) async fn admit(shared: &SessionShared, opened: OpenedCookie, now: Mil
     }
     let stored = stored.filter(|_| !is_restored);
     let key = RecordKey(*id.as_bytes());
-    let make = || Record::session(key, token.initial_life(), token.used(now));
+    let make = || {
+        let record = Record::session(key, token.initial_life(), token.used(now));
+        // The read above then counts as the record's first read, and no later write counts as read.
+        if node.store.is_some() { record.never_loaded() } else { record }
+    };
     Ok(match known.map_or_else(|| node.session_record(&key, now, make), Ok) {
         Ok(record) => {
             if is_restored {
@@ -102,6 +106,10 @@ async fn read(
     let Some(user) = user.filter(|_| known.is_some() || !store.knows_absent(&owner)) else {
         return Ok((reading, store.read(owner, reading.known()).await?));
     };
+    // Another node may have ended all sessions of a user without a record since.
+    if store.knows_absent(&user.owner) {
+        store.forget_absent(&user.owner);
+    }
     let of_user = PrincipalReading::begin(shared, &user);
     let asks = ((owner, reading.known()), (user.owner, of_user.reading.known()));
     let (session, answer) = store.read_both(asks.0, asks.1).await?;

@@ -117,6 +117,13 @@ impl Flights {
         table.flights.remove(owner);
         table.absent.forget(owner);
     }
+
+    /// Notes that any owner's record may have changed: later readers ask the store.
+    pub(super) fn note_changes(&self) {
+        let mut table = self.0.lock();
+        table.flights.clear();
+        table.absent = AbsentOwners::default();
+    }
 }
 
 /// The place of the answer to one ask.

@@ -126,7 +126,7 @@ const SESSION_ARROWS: &[(&str, &[&str])] = &[
     ("batch", &["commit", "read", "shared"]),
     ("replace", &["commit", "load", "shared"]),
     ("lifecycle", &["commit", "replace", "shared"]),
-    ("end", &["commit", "lifecycle", "replace", "shared"]),
+    ("end", &["commit", "lifecycle", "load", "replace", "shared"]),
     ("sign_in_plan", &["commit", "lifecycle", "load", "replace", "shared"]),
     ("relay_in", &["commit", "end", "lifecycle", "load", "relay", "replace", "shared", "sign_in_plan"]),
     ("relay_out", &["commit", "cookie_out", "relay", "replace", "shared", "sign_in_plan"]),
