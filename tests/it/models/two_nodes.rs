@@ -1,0 +1,115 @@
+//! Random programs of browsers, sockets and jobs on two nodes over one store, against a plain [`reference`]. The store
+//! refuses, loses and delays calls, callers give up, nodes restart, and clocks step.
+//!
+//! `TWO_NODES_CASES=20000 cargo test --release --all-features --test it two_nodes::` runs more programs.
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use layered_session::{
+    Clock,
+    testing::{ManualClock, SpyStore},
+};
+use proptest::{
+    prelude::*,
+    test_runner::{RngAlgorithm, TestRng, TestRunner},
+};
+
+use self::world::{Site, Step, World};
+
+mod acts;
+mod checks;
+mod faults;
+mod judge;
+mod programs;
+mod reference;
+mod turns;
+mod values;
+mod visit;
+mod world;
+
+const NODES: usize = 2;
+
+/// A scripted store, and clocks that the program moves.
+struct Scripted {
+    store: SpyStore,
+    clock: ManualClock,
+    clocks: [ManualClock; NODES],
+}
+
+impl Scripted {
+    fn new() -> Self {
+        let clock = ManualClock::new();
+        Self {
+            store: SpyStore::new().expire_by(clock.clone()),
+            clock,
+            clocks: [(); NODES].map(|()| ManualClock::new()),
+        }
+    }
+}
+
+impl Site for Scripted {
+    type Store = SpyStore;
+    type Clock = ManualClock;
+
+    fn is_prompt(&self) -> bool {
+        true
+    }
+
+    fn is_disturbed(&self) -> bool {
+        false
+    }
+
+    fn store(&self) -> SpyStore {
+        self.store.clone()
+    }
+
+    fn clock(&self, node: Option<usize>) -> ManualClock {
+        node.map_or(&self.clock, |node| &self.clocks[node]).clone()
+    }
+
+    fn set_clock(&mut self, node: usize, ahead: i64) {
+        let (now, span) = (self.clock.now(), Duration::from_secs(ahead.unsigned_abs()));
+        self.clocks[node].set(if ahead < 0 { now - span } else { now + span });
+    }
+
+    fn now(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    async fn pass(&mut self, span: Duration) {
+        self.clock.advance(span);
+        self.clocks.iter().for_each(|clock| clock.advance(span));
+    }
+
+    async fn idle(&mut self) {
+        self.pass(Duration::from_millis(1)).await;
+    }
+}
+
+#[test]
+fn two_nodes_match_the_reference() {
+    let cases = std::env::var("TWO_NODES_CASES").ok().map(|cases| cases.parse().expect("a number"));
+    let config = ProptestConfig { failure_persistence: None, max_shrink_iters: 20_000, ..ProptestConfig::default() };
+    let mut runner = match cases {
+        Some(cases) => TestRunner::new(ProptestConfig { cases, ..config }),
+        // The same programs at each run: the reference may judge a rare program too strictly.
+        None => TestRunner::new_with_rng(
+            ProptestConfig { cases: 250, ..config },
+            TestRng::deterministic_rng(RngAlgorithm::ChaCha),
+        ),
+    };
+    let spans = [20, 1_000, 10_000, 31_000, 61_000, 3_600_000, 18_000_000, 86_400_000, 259_200_000];
+    let spans = spans.map(Duration::from_millis).to_vec();
+    let run = |steps: Vec<Step>| {
+        let mut world = World::new(Scripted::new());
+        let run = async {
+            for step in steps {
+                world.step(step).await?;
+            }
+            world.finish().await
+        };
+        run.now_or_never().expect("only the program waits")
+    };
+    runner.run(&proptest::collection::vec(programs::step(spans), 1..40), run).unwrap();
+}
