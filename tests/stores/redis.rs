@@ -5,6 +5,7 @@
 //! | `contract` | the rules of `testing::conformance` |
 //! | `faults` | a killed, a paused and a full server; scripts that the server has forgotten |
 //! | `nodes` | several nodes over one server: updates, sign-outs, renewals |
+//! | `two_nodes` | random programs on two nodes, against a plain reference |
 //! | `cluster` | nodes of a Redis cluster |
 
 use layered_session::{
@@ -20,6 +21,7 @@ mod contract;
 mod faults;
 mod nodes;
 pub(crate) mod server;
+mod two_nodes;
 
 /// A count of a user, without a copy in the browser.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
