@@ -8,6 +8,7 @@
 //! | [`lifetimes`] | When does a session end, and what does "remember me" do? |
 //! | [`login`] | How does a user sign in, and in which order do the layers stand? |
 //! | [`live_pages`] | How does an open page follow and change a session? |
+//! | [`several_nodes`] | Which store do several nodes share, and what does a node do while the store is away? |
 //! | [`without_axum`] | How do hyper, tonic and clients that are no browsers use a session? |
 //! | [`testing`] | How does a test get a session? |
 //! | [`guarantees`] | What does the crate promise, where does a promise end, and which test shows the promise? |
@@ -32,6 +33,9 @@ pub mod login {}
 
 #[doc = include_str!("guide/live_pages.md")]
 pub mod live_pages {}
+
+#[doc = include_str!("guide/several_nodes.md")]
+pub mod several_nodes {}
 
 #[doc = include_str!("guide/without_axum.md")]
 #[cfg_attr(feature = "tonic-0_14", doc = include_str!("guide/without_axum_tonic.md"))]

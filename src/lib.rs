@@ -58,7 +58,7 @@
 //! | let pages read and write | [`SessionWriteback`] |
 //! | bring a socket's writes to the browser's cookie | [`Session::relay`], [`RelayToken`] |
 //! | serve by hyper or tonic | [`Session::load`], [`guide::without_axum`] |
-//! | share sessions among nodes in Redis | `RedisStore` (feature `redis`) |
+//! | share sessions among nodes | [`guide::several_nodes`], `RedisStore` (feature `redis`) |
 //! | keep sessions in a file | `SqliteStore` (feature `sqlite`) |
 //! | read from a database, keep sessions in a store of one's own | [`tier`] |
 //! | look into a session | [`Session::explain`], `SessionInspector` (feature `inspector`) |
