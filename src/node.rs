@@ -151,6 +151,7 @@ impl Node {
             share: BudgetShare::Ordinary,
             reserved,
             store_stamps: self.store.is_some(),
+            stamp: None,
             tombstones: tombstones.saturating_add(self.time.max_skew),
         }
     }

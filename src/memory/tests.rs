@@ -73,6 +73,7 @@ impl Tier {
             share: BudgetShare::Ordinary,
             reserved: None,
             store_stamps: false,
+            stamp: None,
             tombstones: Duration::from_secs(3600),
         }
     }

@@ -89,6 +89,8 @@ pub(crate) struct WriteContext<'a> {
     pub(crate) reserved: Option<(ValueIndex, usize)>,
     /// Whether a shared store gives the versions: such versions are kept unchanged.
     pub(crate) store_stamps: bool,
+    /// The store's stamp of the commit whose changes memory takes.
+    pub(crate) stamp: Option<Version>,
     /// The shortest time to keep tombstones. A session keeps its tombstones at least for its idle lifetime and the
     /// clock skew.
     pub(crate) tombstones: Duration,

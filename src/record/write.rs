@@ -130,6 +130,8 @@ impl State {
                 ValueSlot { change: self.changes, ..ValueSlot::local(change.index, value) }
             };
             match change.version {
+                // The store has cleared the record since, and the answer to the clear came first.
+                Some(stamped) if terms.stamp.is_some() && stamped < self.values.cleared() => continue,
                 // The store stamped the change, and the stamp decides: a later write may have arrived here first.
                 Some(stamped) => {
                     self.values.merge(copy(stamped, terms.time.written(stamped, terms.now)), Resolution::Newest);
@@ -146,7 +148,7 @@ impl State {
             }
         }
         if terms.scope == WriteScope::ClearAll {
-            self.values.note_cleared(version);
+            self.values.note_cleared(terms.stamp.unwrap_or(version));
             if self.values.tombstone_undeclared(version, terms.now) {
                 self.mark_unstored();
                 self.bump_revision();

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 pub(super) use self::attempts::Attempts;
-use self::through::{read_lifetime, write_lifetime, write_through};
+pub(super) use self::through::read_session;
+use self::through::{write_lifetime, write_through};
 use super::shared::{Binding, SessionShared};
 use crate::{
     error::{CloseReason, TierError, WriteError, WriteErrorKind},
@@ -289,7 +290,9 @@ pub(super) async fn set_lifetime(
     now: Millis,
 ) -> Result<(), WriteError> {
     if let Some(store) = shared.node.store() {
-        read_lifetime(shared, store, record, now).await?;
+        // The store keeps the lifetime with the newest version, so the new version must be above that of a lifetime from
+        // another node, whose clock may be ahead.
+        read_session(shared, store, record, now).await?;
     }
     let mut life = record.read().life().cloned().ok_or_else(|| WriteError::closed(CloseReason::Expired))?;
     let version = shared.node.time.fresh(now, life.lifetime_version());

@@ -174,7 +174,9 @@ pub(super) async fn end_other_sessions(shared: &SessionShared) -> Result<(), Wri
     let (record, principal) = signed_in(shared, shared.live(now).ok(), now)?;
     check_ends_kept(shared)?;
     if let Some(store) = shared.node.store() {
-        // Another node may have ended this session with all others: the renewal must not revive the session.
+        // Another node may have renewed or ended this session, or all of the user's: the call then ends no session, and
+        // its renewal must not revive this session.
+        commit::read_session(shared, store, &record, now).await?;
         store.forget_absent(&principal.owner);
         load::read_record(shared, &principal, now).await?;
         shared.check_revoked(&record, now).map_err(WriteError::closed)?;

@@ -110,7 +110,11 @@ pub(super) async fn replace_session(
     }
     made.keep();
     if let Some(stamp) = replacement.stamp {
-        shared.node.note_stored(&next, Known::new(stamp, stamp), true, now);
+        shared.node.note_stored(&next, Known::new(stamp, stamp), !replacement.is_unstored, now);
+        if replacement.is_unstored {
+            // The next load brings the store the values of other nodes that only this node's memory has now.
+            next.extras().sync().owe();
+        }
     }
     shared.node.account(old, now);
     shared.node.account(&next, now);

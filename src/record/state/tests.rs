@@ -48,6 +48,7 @@ fn context(schema: &Schema, now: u64) -> WriteContext<'_> {
         share: BudgetShare::Ordinary,
         reserved: None,
         store_stamps: false,
+        stamp: None,
         tombstones: Duration::from_millis(DAY + HOUR),
     }
 }

@@ -106,7 +106,7 @@ fn apply(
             let stamped: Vec<_> = changes.iter().chain(&cleared).map(stamp).collect();
             let known = Known::new(generation, newest);
             shared.node.note_stored(record, known, kind == CommitKind::Create, context.now);
-            record.commit(&stamped, WriteContext { now: shared.node.now(), ..context })?;
+            record.commit(&stamped, WriteContext { now: shared.node.now(), stamp: Some(version), ..context })?;
             if *extent == WriteScope::ClearAll {
                 // The store has also removed values that memory does not know, and a cookie may bring such a value back:
                 // the next load reads the tombstones.
@@ -133,9 +133,12 @@ fn apply(
     }
 }
 
-/// Reads a session's record from the store before the lifetime changes. The store keeps the lifetime with the newest
-/// version, so the new version must be above that of a lifetime from another node, whose clock may be ahead.
-pub(super) async fn read_lifetime(
+/// Reads a session's record from the store.
+///
+/// # Errors
+///
+/// `Closed` if the session is over in the store.
+pub(in crate::session) async fn read_session(
     shared: &SessionShared,
     store: NodeStore<'_>,
     record: &Arc<Record>,
@@ -143,11 +146,15 @@ pub(super) async fn read_lifetime(
 ) -> Result<(), WriteError> {
     let owner = shared.node.config.owner(&record.id());
     let reading = shared.node.begin_read(Some(record), &owner);
-    let snapshot = store.read(owner, reading.known()).await?;
-    if matches!(snapshot, Snapshot::Present(_) | Snapshot::Unchanged { .. }) {
-        shared.node.merge_answer(record, (reading, snapshot), Scope::Session, now);
+    match store.read(owner, reading.known()).await? {
+        Snapshot::Ended(end) => Err(WriteError::closed(shared.end_as_stored(record, &end, now))),
+        // The write that follows decides about a session that the store has lost.
+        Snapshot::Absent => Ok(()),
+        snapshot => {
+            shared.node.merge_answer(record, (reading, snapshot), Scope::Session, now);
+            Ok(())
+        }
     }
-    Ok(())
 }
 
 /// Writes a lifetime of a session to the store.

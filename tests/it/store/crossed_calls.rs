@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use layered_session::{
-    Principal, WriteErrorKind,
+    Principal, Session, WriteErrorKind,
     testing::{ManualClock, Operation},
 };
 
 use crate::{
     support::{
         App, Browser, Division, Node, Theme, Visits, get, kind, set, settled, sign_in, signed_in, socket, theme,
-        under_way,
+        ticking, under_way,
     },
     writes::stored,
 };
@@ -142,4 +142,55 @@ async fn clear_removes_values_written_meanwhile() {
     clearing.await.unwrap();
     assert_eq!((other.get::<Visits>(), other.get::<Theme>()), (None, None));
     assert_eq!(browser.theme(&app.start()).await, Theme::default());
+}
+
+// G12: the answer to a write comes after the answer to the clear that removed the value.
+#[tokio::test]
+async fn late_answer_brings_back_no_cleared_value() {
+    let (store, app) = stored();
+    let mut browser = app.dark().await;
+    set(&mut browser, &app.node, Visits(1)).await;
+    let session = under_way(&browser, &app.node).await;
+    store.hold_answers(Operation::Update);
+    let writing = tokio::spawn({
+        let session = session.clone();
+        async move { session.batch().set(theme("light")).set(Visits(2)).commit().await }
+    });
+    settled().await;
+    let clear = session.clone();
+    clear.clear().await.unwrap();
+    store.release();
+    writing.await.unwrap().unwrap();
+    assert_eq!((session.get::<Theme>(), session.get::<Visits>()), (None, None));
+    session.set(Visits(3)).await.unwrap();
+    assert_eq!(session.get(), Some(Visits(3)));
+}
+
+// G9: the commit that brings the new session the writes of another node fails.
+#[tokio::test]
+async fn renewal_keeps_writes_whose_carrying_failed() {
+    let (store, app) = stored();
+    let mut browser = app.dark().await;
+    set(&mut browser.clone(), &app.start(), Visits(7)).await;
+    let renew = async |session: Session| {
+        store.hold_requests(Operation::Update);
+        kind(session.renew().await)
+    };
+    assert_eq!(ticking(&app.clock, browser.visit(&app.node, renew)).await, None);
+    store.release();
+    assert_eq!(get::<Visits>(&mut browser, &app.node).await, Visits(7));
+    assert_eq!(get::<Visits>(&mut browser, &app.start()).await, Visits(7));
+}
+
+// R6: this node has not seen the renewal on the other node.
+#[tokio::test]
+async fn end_of_others_after_a_remote_renewal_ends_nothing() {
+    let (_, app) = stored();
+    let mut browser = signed_in(&app.node, "ada").await;
+    let other = app.start();
+    assert_eq!(user(&browser, &other).await, Some(ada()));
+    let late = under_way(&browser, &other).await;
+    browser.visit(&app.node, async |session| session.renew().await.unwrap()).await;
+    assert_eq!(kind(late.end_other_sessions().await), Some(WriteErrorKind::Closed));
+    assert_eq!(user(&browser, &app.start()).await, Some(ada()));
 }

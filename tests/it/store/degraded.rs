@@ -13,8 +13,8 @@ use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 
 use super::notices::following;
 use crate::support::{
-    App, Browser, Division, Node, Theme, User, Visits, dark, get, kind, post, set, settled, sign_in, signed_in, theme,
-    upgrade, user,
+    App, Browser, Division, Node, Theme, User, Visits, at_once, dark, get, kind, post, set, settled, sign_in,
+    signed_in, theme, upgrade, user,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -175,8 +175,8 @@ async fn login_guard_answers_503_for_a_copy() {
 async fn known_ends_hold_without_the_store() {
     let (store, app) = degrading();
     let reason = async |browser: &Browser| {
-        let write = async |session: Session| session.closed().await;
-        browser.clone().visit(&app.node, write).await
+        let reason = async |session: Session| at_once(session.closed());
+        browser.clone().visit(&app.node, reason).await
     };
     let mut signed_out = ada(&app).await;
     let revoked = ada(&app).await;
@@ -184,8 +184,8 @@ async fn known_ends_hold_without_the_store() {
     signed_out.visit(&app.node, async |session| session.sign_out().await.unwrap()).await;
     app.node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
     store.fail();
-    assert_eq!(reason(&copy).await, CloseReason::Destroyed);
-    assert_eq!(reason(&revoked).await, CloseReason::Revoked);
+    assert_eq!(reason(&copy).await, Some(CloseReason::Destroyed));
+    assert_eq!(reason(&revoked).await, Some(CloseReason::Revoked));
     // Another browser of the user, whose session this node has not seen.
     app.pass(6 * MINUTE);
     assert_eq!(seen(&revoked, &app.node).await.2, None);
@@ -200,8 +200,8 @@ async fn copy_of_a_revoked_session_is_refused() {
     sign_in(&mut Browser::new(), &other, "ada").await;
     other.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
     store.fail();
-    let reason = async |session: Session| session.closed().await;
-    assert_eq!(browser.clone().visit(&other, reason).await, CloseReason::Revoked);
+    let reason = async |session: Session| at_once(session.closed());
+    assert_eq!(browser.clone().visit(&other, reason).await, Some(CloseReason::Revoked));
 }
 
 #[tokio::test]
