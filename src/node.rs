@@ -24,7 +24,7 @@ use crate::{
     record::{
         change::{BudgetShare, IncomingFrom, IncomingValue, WriteContext, WriteScope},
         cookie_sync::CookieSync,
-        life::SessionLife,
+        life::{MAX_AGE, SessionLife},
         state::{Kind, State},
         values::{StoredValue, ValueSlot},
     },
@@ -160,6 +160,12 @@ impl Node {
     /// remembered for as long.
     pub(crate) fn longest_absolute(&self) -> Duration {
         Duration::from_millis(self.longest_absolute_ms.load(Ordering::Relaxed)).max(self.config.lifetime.absolute)
+    }
+
+    /// Returns the time until which a store keeps the end of all sessions of a user. Other nodes may have given the user's
+    /// sessions longer lifetimes than this node knows of. No browser keeps a cookie for longer than `MAX_AGE`.
+    pub(crate) fn revoked_until(&self, now: Millis) -> Millis {
+        now.after(self.longest_absolute().max(MAX_AGE))
     }
 
     pub(crate) fn raise_longest_absolute(&self, absolute: Duration) {

@@ -191,15 +191,17 @@ impl Record {
         Ok(version)
     }
 
-    /// Merges the lifetime that another node gave the session: the newer lifetime stays.
-    pub(crate) fn merge_life(&self, other: &SessionLife, now: Millis) {
+    /// Merges the lifetime that another node gave the session: the newer lifetime stays. Returns whether the lifetime has
+    /// changed.
+    pub(crate) fn merge_life(&self, other: &SessionLife, now: Millis) -> bool {
         if other.lifetime_version() == Version::ZERO {
-            return;
+            return false;
         }
         let changed = self.write().change_lifetime(now, |life, before| life.merge(other, before));
         if changed {
             self.notify_all();
         }
+        changed
     }
 
     /// Sets the version at which the session's id was made.

@@ -13,7 +13,10 @@ use super::{
 use crate::{
     error::TierError,
     id::OwnerId,
-    memory::record::{Record, extras::Told},
+    memory::record::{
+        Record,
+        extras::{StoreSync, Told},
+    },
     record::{
         state::{Kind, State},
         values::StoredValue,
@@ -49,14 +52,16 @@ impl Node {
             (Snapshot::Present(stored), kind) => {
                 let is_same = stored.generation() == told.known.generation();
                 let is_lost = told.known != Known::NONE && (!is_same || stored.newest() < told.known.newest());
-                // The store creates a record of a session once.
-                let is_other = matches!(kind, Kind::Session { .. }) && told.known != Known::NONE && !is_same;
+                // The store creates a record of a session once, unless another node has restored the session.
+                let is_session = matches!(kind, Kind::Session { .. });
+                let is_other = is_session && told.known != Known::NONE && !is_same && !self.restores();
                 (is_lost, !is_other && self.lacks(stored, &state, now))
             }
             (Snapshot::Absent, Kind::Principal(principal)) => {
                 let is_lost = told.known != Known::NONE;
+                // Also without a loss: a cookie may have brought values that the store had lost before.
                 let is_full = principal.not_before != Version::ZERO || self.owed(&state, now).next().is_some();
-                (is_lost, is_lost && is_full)
+                (is_lost, is_full)
             }
             // A session that the store does not have is over: the store may have lost the session's end too.
             (Snapshot::Absent | Snapshot::Unchanged { .. } | Snapshot::Ended(_), _) => return,
@@ -114,12 +119,10 @@ impl NodeStore<'_> {
     /// Brings the store what its record lacks: first the end of all sessions of a user, and then the values, the removals
     /// and the lifetime in one commit. The store takes only copies that are newer than its own.
     pub(crate) async fn pay_debt(self, record: &Record, now: Millis) -> Result<(), TierError> {
-        let Some(sync) = record.sync().filter(|sync| sync.takes_debt()) else { return Ok(()) };
-        let paid = self.pay(record, now).await;
-        if paid.is_err() {
-            sync.owe();
-        }
-        paid
+        let Some(debt) = record.sync().and_then(StoreSync::take_debt) else { return Ok(()) };
+        self.pay(record, now).await?;
+        debt.settle();
+        Ok(())
     }
 
     async fn pay(self, record: &Record, now: Millis) -> Result<(), TierError> {
@@ -132,7 +135,8 @@ impl NodeStore<'_> {
                 version: value.version,
             };
             let owed: Vec<_> = node.owed(&state, now).map(owed).collect();
-            let until = node.stored_until(&state, now);
+            // The payment is no use of the session: an open stream must not keep a session alive by itself.
+            let until = node.stored_until(&state, record.used());
             match &state.kind {
                 Kind::Session { life, .. } => {
                     let kind = if node.restores() { CommitKind::Upsert } else { CommitKind::Update };
@@ -147,8 +151,8 @@ impl NodeStore<'_> {
             }
         };
         if not_before != Version::ZERO {
-            let revoke = CommitKind::Revoke { up_to: Some(not_before) };
-            self.settle_debt(record, self.commit(owner, StoreWrite::of(revoke, until)).await?, now);
+            let revoke = StoreWrite::of(CommitKind::Revoke { up_to: Some(not_before) }, node.revoked_until(now));
+            self.settle_debt(record, self.commit(owner, revoke).await?, now);
         }
         let changes: Vec<_> = owed.iter().map(Owed::change).collect();
         let write = StoreWrite { changes: &changes, life, ..StoreWrite::of(kind, until) };

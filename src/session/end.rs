@@ -17,7 +17,7 @@ use crate::{
     id::{OwnerId, PrincipalTag, RecordKey, SessionId},
     memory::{EndedSession, SessionLookup, record::Record},
     node::store::StoreWrite,
-    record::life::{End, MAX_AGE, Successor},
+    record::life::{End, Successor},
     tier::{CommitKind, Committed, Known},
     time::Millis,
     version::Version,
@@ -236,9 +236,7 @@ pub(crate) async fn revoke(shared: &SessionShared, principal: &ResolvedPrincipal
     let version = time.fresh(now, Version::ZERO).max(Version::last_at(time.wall(now)));
     let version = match shared.node.store() {
         Some(store) => {
-            // Other nodes may have given the user's sessions longer lifetimes than this node knows of. No browser keeps a
-            // cookie for longer than `MAX_AGE`.
-            let until = now.after(shared.node.longest_absolute().max(MAX_AGE));
+            let until = shared.node.revoked_until(now);
             let write = StoreWrite { above: version, ..StoreWrite::of(CommitKind::Revoke { up_to: None }, until) };
             match record.extras().sync().track(store.commit(principal.owner, write)).await? {
                 Committed::Applied { stamp, newest, generation } => {

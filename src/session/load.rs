@@ -67,7 +67,6 @@ async fn run_with_store(
     // Checks again: while the store was asked, all of the principal's sessions may have been ended.
     drop_if_revoked(&mut shared, now);
     if let Some(merging) = merging {
-        merging.note_debts(&shared, now);
         merging.finish(&mut shared, now);
     }
     pay_debts(&shared, now).await;

@@ -195,7 +195,7 @@ pub(super) fn take_changes(
     record.touch(current.used(now));
     // `Newest` also in a chain with `FirstHit`: under `FirstHit` this node would go on to answer from its older memory,
     // and the socket's write would have no effect here.
-    merge::merge_payload(shared, record, current, Resolution::Newest, now);
+    merge::merge_payload(shared, record, current, Resolution::Newest, now).note_debts(shared, record, now);
     shared.node.account(record, now);
     shared.check_revoked(record, now).map_err(RelayRefused::Closed)
 }

@@ -8,6 +8,7 @@
 //! - `outages`: a store that is down
 //! - `crossed_calls`: ends, renewals, clears and lost answers that the other node has not seen
 //! - `deadlines`: a store that does not answer in time
+//! - `debts`: what memory and cookies bring to a store that has lost commits
 //! - `degraded`: memory and the cookie answer while the store does not
 //! - `breaker`: a store that gives no answer to several calls in a row
 //! - `end_all`: the end of all sessions of a user
@@ -30,6 +31,7 @@ mod breaker;
 mod commits;
 mod crossed_calls;
 mod deadlines;
+mod debts;
 mod degraded;
 mod end_all;
 mod eviction;

@@ -212,8 +212,11 @@ impl StoreReading {
 impl StoreSync {
     /// Waits for the store's answer to a write. If the future is dropped, or the store may have made the write that
     /// failed, the record is stale until the next read of the store.
+    ///
+    /// For writes that may end a session or shorten its lifetime: without an answer, a load during an outage does not
+    /// count on the store's last confirmation either.
     pub(crate) async fn track<T>(&self, write: impl Future<Output = Result<T, TierError>>) -> Result<T, TierError> {
-        let pending = self.begin();
+        let pending = PendingWrite { sync: self, may_end: true, settled: false };
         let answer = write.await;
         pending.settle(answer.as_ref().is_err_and(TierError::may_be_applied));
         answer
@@ -221,7 +224,7 @@ impl StoreSync {
 
     /// Begins a write. The write counts as abandoned if the mark is dropped.
     pub(crate) const fn begin(&self) -> PendingWrite<'_> {
-        PendingWrite { sync: self, settled: false }
+        PendingWrite { sync: self, may_end: false, settled: false }
     }
 
     pub(crate) fn is_stale(&self) -> bool {
@@ -285,9 +288,10 @@ impl StoreSync {
         self.told.lock().owes = true;
     }
 
-    /// Whether the caller must bring the store what its record lacks: the first caller after [`owe`](Self::owe).
-    pub(crate) fn takes_debt(&self) -> bool {
-        std::mem::take(&mut self.told.lock().owes)
+    /// Takes the debt that [`owe`](Self::owe) has noted. `None` without a debt, and if another caller has taken the debt.
+    pub(crate) fn take_debt(&self) -> Option<TakenDebt<'_>> {
+        let owes = std::mem::take(&mut self.told.lock().owes);
+        owes.then(|| TakenDebt { sync: self, is_paid: false })
     }
 
     /// Whether the store has been read at this time.
@@ -334,6 +338,8 @@ fn is_use_due(told: u64, idle: Duration, now: Millis) -> bool {
 #[derive(Debug)]
 pub(crate) struct PendingWrite<'a> {
     sync: &'a StoreSync,
+    /// Whether the write may end the session, or all sessions of the user.
+    may_end: bool,
     settled: bool,
 }
 
@@ -348,6 +354,33 @@ impl Drop for PendingWrite<'_> {
     fn drop(&mut self) {
         if !self.settled {
             self.sync.abandoned_writes.fetch_add(1, Ordering::AcqRel);
+            if self.may_end {
+                self.sync.suspect();
+            }
+        }
+    }
+}
+
+/// A debt to the store that a caller pays. A drop without [`settle`](Self::settle) leaves the debt to a later load: the
+/// store may have failed, or the client may have left.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct TakenDebt<'a> {
+    sync: &'a StoreSync,
+    is_paid: bool,
+}
+
+impl TakenDebt<'_> {
+    /// Ends the debt: the store has answered.
+    pub(crate) fn settle(mut self) {
+        self.is_paid = true;
+    }
+}
+
+impl Drop for TakenDebt<'_> {
+    fn drop(&mut self) {
+        if !self.is_paid {
+            self.sync.owe();
         }
     }
 }

@@ -55,7 +55,8 @@ pub(super) async fn write_through(
     let config = &shared.node.config;
     let except = config.identity_index().map(|index| config.schema.get(index).name);
     let clear = StoreWrite { kind: CommitKind::Clear { except }, ..write };
-    let pending = record.extras().sync().begin();
+    let sync = record.extras().sync();
+    let (told, pending) = (sync.told(), sync.begin());
     let answer = match target.extent {
         WriteScope::Values => store.commit_to(record, owner, write).await,
         WriteScope::ClearAll => match store.commit_to(record, owner, clear).await {
@@ -71,6 +72,9 @@ pub(super) async fn write_through(
             return Err(error.into());
         }
     };
+    if let (Committed::Outdated(stored), true) = (&committed, kind != CommitKind::Create) {
+        shared.node.note_debt(record, told, &Snapshot::Present(stored.clone()), context.now);
+    }
     let applied = apply(shared, target, (kind, committed), changes, context);
     // Not before: the code of a value's type may panic in `apply`.
     pending.settle(false);
@@ -115,12 +119,6 @@ fn apply(
             Ok(version)
         }
         Committed::Outdated(stored) => {
-            shared.node.note_debt(
-                record,
-                record.extras().sync().told(),
-                &Snapshot::Present(stored.clone()),
-                context.now,
-            );
             shared.node.merge_stored(record, stored, *scope, context.now);
             Err(CommitFailure::Outdated)
         }

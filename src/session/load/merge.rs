@@ -41,6 +41,8 @@ pub(super) struct OwnerMerge {
     revision: Option<u64>,
     /// Whether each entry is equal to the record's copy.
     same: bool,
+    /// Whether the record took something from the payload: over a store, something that the store may lack.
+    is_newer: bool,
 }
 
 impl OwnerMerge {
@@ -61,25 +63,11 @@ pub(super) fn merge_token(
     now: Millis,
 ) -> TokenMerge {
     let payload = merge_payload(shared, record, &opened.token, shared.node.config.resolution, now);
+    payload.note_debts(shared, record, now);
     TokenMerge { opened, payload }
 }
 
 impl TokenMerge {
-    /// Notes the values of the token that the store lacks: the token is newer than the store's answer to this load.
-    pub(super) fn note_debts(&self, shared: &SessionShared, now: Millis) {
-        if shared.node.store.is_none() {
-            return;
-        }
-        for (index, _) in &self.payload.filled {
-            let scope = shared.node.config.schema.get(*index).scope;
-            if let Some(record) = shared.record_of(scope, now)
-                && let Some(sync) = record.sync().filter(|sync| sync.was_read_at(now))
-            {
-                sync.owe();
-            }
-        }
-    }
-
     /// Notes the state of the browser in the record, so that the next request with the same token need not open the
     /// token.
     pub(super) fn finish(self, shared: &mut SessionShared, now: Millis) {
@@ -96,6 +84,31 @@ impl TokenMerge {
     }
 }
 
+impl PayloadMerge {
+    /// Notes a debt for each record that took a value or a lifetime from the payload. If this load has read the record,
+    /// the store's record is older than the payload. Otherwise the next read gets the whole record of the store, and its
+    /// answer shows the debt. Call this before another read of the store, whose answer may be as new as the payload.
+    pub(in crate::session) fn note_debts(&self, shared: &SessionShared, session: &Arc<Record>, now: Millis) {
+        if shared.node.store.is_none() {
+            return;
+        }
+        let note = |record: &Record| match record.sync() {
+            Some(sync) if sync.was_read_at(now) => sync.owe(),
+            Some(sync) => sync.forget_known(),
+            None => {}
+        };
+        if self.session.is_newer {
+            note(session);
+        }
+        if self.principal.as_ref().is_some_and(|merged| merged.is_newer)
+            && let Some(user) = shared.principal_for(session, now)
+            && let Some(record) = shared.find_principal(&user)
+        {
+            note(&record);
+        }
+    }
+}
+
 /// Merges a genuine payload of this session into the records of the session and of its present principal.
 pub(in crate::session) fn merge_payload(
     shared: &SessionShared,
@@ -104,9 +117,10 @@ pub(in crate::session) fn merge_payload(
     resolution: Resolution,
     now: Millis,
 ) -> PayloadMerge {
-    record.merge_life(&token.life, now);
+    let has_newer_life = record.merge_life(&token.life, now);
     let mut filled = Vec::new();
-    let session = merge_entries(shared, (Scope::Session, record), token, resolution, &mut filled, now);
+    let mut session = merge_entries(shared, (Scope::Session, record), token, resolution, &mut filled, now);
+    session.is_newer |= has_newer_life;
     let signed_in = shared.principal_for(record, now);
     let own = signed_in.filter(|principal| token.payload.head.principal == Some(principal.owner.tag()));
     let principal = own.map(|principal| {
@@ -142,11 +156,17 @@ pub(super) fn merge_entries(
             None => IncomingValue::Undeclared(entry.text().into(), value),
         }
     });
-    // Without memory the cookie alone answers, and no list of its values is needed.
-    let filled = shared.node.memory.is_some().then_some(filled);
+    let before = filled.len();
+    // With neither memory nor a store the cookie alone answers, and no list of its values is needed.
+    let list = (shared.node.memory.is_some() || shared.node.store.is_some()).then_some(&mut *filled);
     let from = IncomingFrom::Browser(resolution);
-    let merged = record.merge(from, values, shared.node.write_context(scope, now), filled);
-    OwnerMerge { entries: token.payload.count(owner), revision: Some(merged.revision), same: merged.same }
+    let merged = record.merge(from, values, shared.node.write_context(scope, now), list);
+    OwnerMerge {
+        entries: token.payload.count(owner),
+        revision: Some(merged.revision),
+        same: merged.same,
+        is_newer: filled.len() > before,
+    }
 }
 
 /// Returns the state that the browser has, if the token held all that the browser is to carry.

@@ -9,8 +9,8 @@ use layered_session::{
 
 use super::eviction::Stock;
 use crate::support::{
-    Browser, DAY, Node, Theme, User, Visits, chain, cookie, dark, first_write, get, kind, memory, named, ring, set,
-    theme, under_way,
+    Browser, DAY, Node, TICK, Theme, User, Visits, chain, cookie, dark, first_write, get, kind, memory, named, ring,
+    set, theme, ticking, under_way,
 };
 
 const VOUCHED: Duration = Duration::from_secs(30);
@@ -142,4 +142,24 @@ fn restoration_is_refused_beside_identify_by() {
     let error = chain.identify_by::<User>(named).build().unwrap_err();
     assert_eq!(error.kind(), BuildErrorKind::Chain);
     assert!(error.to_string().contains("`restore_from_cookie`"), "{error}");
+}
+
+// Another node has restored the session from an older cookie.
+#[tokio::test]
+async fn update_counts_on_after_a_restoration_elsewhere() {
+    let shop = Shop::new();
+    let node = shop.start();
+    let mut browser = first_write(&node, dark()).await;
+    set(&mut browser, &node, Visits(2)).await;
+    let old = browser.clone();
+    shop.clock.advance(TICK);
+    let session = under_way(&browser, &node).await;
+    session.set(Visits(3)).await.unwrap();
+    shop.store.forget_records();
+    shop.clock.advance(TICK);
+    assert_eq!(get::<Visits>(&mut old.clone(), &shop.start()).await, Visits(2));
+    shop.clock.advance(TICK);
+    let updated = ticking(&shop.clock, session.update(|visits: &mut Visits| visits.0 += 1)).await;
+    assert_eq!(updated.map_err(|error| error.kind()).unwrap(), Visits(4));
+    assert_eq!(get::<Visits>(&mut old.clone(), &shop.start()).await, Visits(4));
 }
