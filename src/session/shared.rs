@@ -361,9 +361,10 @@ impl SessionShared {
         }
     }
 
-    /// Lets the follower of the store's notices read the record.
+    /// Lets the follower of the store's notices read the record. Memory does not have the copy of a degraded handle, and
+    /// the copy must not get the user back.
     fn follow(&self, record: &Arc<Record>) {
-        if self.node.store.is_some() {
+        if self.node.store.is_some() && !self.flags.degraded.is_set() {
             self.node.followed.watch(record);
         }
     }

@@ -78,8 +78,8 @@ const ABSENCE: Duration = Duration::from_secs(5);
 ///   begins a pause of twice the length, at most ten seconds. A store that is full, read-only or starting answers, so
 ///   such errors begin no pause, nor does the kind `Other`.
 /// - A load that needs the store fails, unless the chain [degrades](Self::degrade). Then memory and the cookie answer:
-///   - A session that the store has confirmed within the last five minutes loads as usual, with its user. A write fails
-///     as always.
+///   - A session that the store has confirmed within the last five minutes loads as usual, with its user, unless a
+///     sign-out or another end got no answer. A write fails as always.
 ///   - The handle of any other session has a copy of the session's values, without the signed-in user and without the
 ///     user's values: the session may have ended on another node. All writes of the handle fail with `Unavailable`, the
 ///     handle sees no later change, and the response sets no cookie. [`Session::is_degraded`](crate::Session::is_degraded)

@@ -31,7 +31,7 @@ pub(super) enum Admission {
     Live(Arc<Record>, Option<OpenedCookie>),
 }
 
-type StoreAnswer = (Reading, Snapshot);
+pub(super) type StoreAnswer = (Reading, Snapshot);
 
 /// Finds the record of the session that a genuine token names.
 pub(super) async fn admit(shared: &SessionShared, opened: OpenedCookie, now: Millis) -> Result<Admission, TierError> {
@@ -134,7 +134,7 @@ pub(super) fn token_principal(shared: &SessionShared, token: &CurrentToken) -> O
 
 /// Merges the store's answer and the token's account of the session's life into the record, and decides whether the
 /// session lives.
-fn settle(
+pub(super) fn settle(
     shared: &SessionShared,
     record: Arc<Record>,
     opened: OpenedCookie,

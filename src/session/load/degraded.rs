@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     add_answers,
-    admit::token_principal,
+    admit::{self, Admission, token_principal},
     drop_if_revoked, merge, open_tokens,
     token::{CurrentToken, OpenedCookie, RequestHead},
 };
@@ -32,23 +32,34 @@ pub(super) fn run(head: &RequestHead, answers: Vec<ComputedAnswer>) -> Option<Se
     let (node, now) = (&head.node, head.node.now());
     let mut shared = SessionShared::new(Arc::clone(node), Binding::Anonymous, RequestToken::default(), head.upgrade);
     add_answers(&mut shared, head, answers);
-    let opened = open_tokens(&mut shared, head, now);
-    let known = opened.as_ref().and_then(|opened| bind_known(&mut shared, opened, now));
+    let opened = open_tokens(&mut shared, head, now).and_then(|opened| bind_known(&mut shared, opened, now));
+    let (opened, known) = opened.unzip();
     drop_if_revoked(&mut shared, now);
-    // Without a known record the token's session is unconfirmed, unless the session has ended.
+    // Without a confirmed record the token's session is unconfirmed.
     let is_unconfirmed = opened.is_some() && matches!(shared.binding(), Binding::Anonymous);
     match has_trusted_user(&shared, now) && !is_unconfirmed {
         true => {
             if let (Some(opened), Binding::Live(record)) = (opened, shared.binding()) {
-                merge::merge_token(&shared, &record, opened, now).finish(&mut shared, now);
+                match admit::settle(&shared, record, opened, None, now) {
+                    Admission::Live(record, Some(opened)) => {
+                        merge::merge_token(&shared, &record, opened, now).finish(&mut shared, now);
+                    }
+                    Admission::Over(binding) => shared.bind(binding),
+                    Admission::Live(_, None) | Admission::Unknown => {}
+                }
             }
         }
         false if head.upgrade => return None,
         false => {
+            // Before the handle forgets the user of the request's head.
+            let is_revoked = opened.as_ref().is_some_and(|opened| is_revoked(&shared, &opened.token, now));
             shared.head_principal = None;
             shared.flags.degraded.set();
             if let (Some(opened), Binding::Live(_) | Binding::Anonymous) = (opened, shared.binding()) {
-                let copy = copy(&mut shared, &opened, known.as_deref(), now);
+                let copy = match is_revoked {
+                    true => Binding::Fenced(CloseReason::Revoked),
+                    false => copy(&mut shared, &opened, known.flatten().as_deref(), now),
+                };
                 shared.bind(copy);
             }
         }
@@ -58,20 +69,27 @@ pub(super) fn run(head: &RequestHead, answers: Vec<ComputedAnswer>) -> Option<Se
 }
 
 /// Binds the handle to the session that a token names, if memory knows the session's end, or if the store has confirmed
-/// the session lately. Returns the record that memory has.
-fn bind_known(shared: &mut SessionShared, opened: &OpenedCookie, now: Millis) -> Option<Arc<Record>> {
+/// the session lately. Returns the token with the record that memory has; `None` if the session has ended, also if it
+/// ended so long ago that the binding does not show the end.
+fn bind_known(
+    shared: &mut SessionShared,
+    opened: OpenedCookie,
+    now: Millis,
+) -> Option<(OpenedCookie, Option<Arc<Record>>)> {
     shared.request_token.key = Some(RecordKey(*opened.id.as_bytes()));
     match shared.node.lookup(&opened.id) {
-        SessionLookup::Ended(ended) => shared.bind(ended.into()),
+        SessionLookup::Ended(ended) => {
+            shared.bind(ended.into());
+            None
+        }
         SessionLookup::Live(record) => {
             if record.was_confirmed(TRUSTED, now) && record.closed(now).is_none() {
                 shared.bind(Binding::Live(Arc::clone(&record)));
             }
-            return Some(record);
+            Some((opened, Some(record)))
         }
-        SessionLookup::Unknown => {}
+        SessionLookup::Unknown => Some((opened, None)),
     }
-    None
 }
 
 /// Whether no user is signed in, or the store has confirmed the user's record lately.
@@ -89,9 +107,6 @@ fn has_trusted_user(shared: &SessionShared, now: Millis) -> bool {
 /// Copies a session out of memory and the token, without the signed-in user. No other handle has the copy.
 fn copy(shared: &mut SessionShared, opened: &OpenedCookie, known: Option<&Record>, now: Millis) -> Binding {
     let token = &opened.token;
-    if is_revoked(shared, token, now) {
-        return Binding::Fenced(CloseReason::Revoked);
-    }
     let copy = Record::session(RecordKey(*opened.id.as_bytes()), token.initial_life(), token.used(now));
     if let Some(known) = known {
         let state = known.read();

@@ -6,15 +6,16 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use layered_session::{
-    CloseReason, LayeredSessionLayer, Lifetime, MissingSession, Principal, RequireLayer, Session, SessionWriteback,
-    SharedTier, WriteErrorKind, testing::SpyStore,
+    CloseReason, KeyRing, LayeredSessionLayer, Lifetime, MissingSession, Principal, RequireLayer, Session,
+    SessionWriteback, SharedTier, WriteErrorKind,
+    testing::{ManualClock, Operation, SpyStore},
 };
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 
 use super::notices::following;
 use crate::support::{
-    App, Browser, Division, Node, Theme, User, Visits, at_once, dark, get, kind, post, set, settled, sign_in,
-    signed_in, theme, upgrade, user,
+    App, Browser, Division, HOUR, Node, Theme, User, Visits, at_once, chain, cookie, dark, get, kind, memory, post,
+    ring, set, settled, sign_in, signed_in, theme, ticking, under_way, upgrade, user, visit_as,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -211,4 +212,105 @@ async fn job_fails_without_the_store() {
     app.pass(30 * SECOND);
     store.fail();
     app.node.sessions.for_principal(Principal::new("ada")).await.unwrap_err();
+}
+
+/// A node of a chain that degrades, and whose user the request head names.
+fn head_node(ring: &KeyRing, clock: &ManualClock, store: &SpyStore) -> Node {
+    let identify =
+        |head: &http::request::Parts| head.headers.get("x-user").map(|user| Principal::new(user.to_str().unwrap()));
+    let chain = chain(memory(), cookie(ring), clock).value::<Theme>().identify(identify);
+    Node::new(chain.tier(SharedTier::new(store.clone()).degrade()).build().unwrap())
+}
+
+// G12: also an end of more than a minute ago.
+#[tokio::test]
+async fn ended_session_has_no_copy() {
+    let (ring, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
+    let node = head_node(&ring, &clock, &store);
+    for minutes in [0, 2, 10] {
+        store.heal();
+        let mut browser = Browser::new();
+        visit_as(&mut browser, &node, Some("ada"), async |session| session.set(dark()).await.unwrap()).await;
+        let copy = browser.clone();
+        visit_as(&mut browser, &node, Some("ada"), async |session| session.destroy().await.unwrap()).await;
+        clock.advance(minutes * MINUTE);
+        store.fail();
+        let read = async |session: Session| session.value::<Theme>();
+        assert_eq!(visit_as(&mut copy.clone(), &node, Some("eve"), read).await, Theme::default(), "{minutes}");
+    }
+}
+
+// G5: the store has the removal, and memory has dropped its tombstone.
+#[tokio::test]
+async fn idle_cookie_brings_no_value() {
+    let (store, app) = degrading();
+    let mut browser = app.dark().await;
+    set(&mut browser, &app.node, Visits(3)).await;
+    let old = browser.clone();
+    browser.visit(&app.node, async |session| session.remove::<Visits>().await.unwrap()).await;
+    for hours in 0..80 {
+        app.pass(HOUR);
+        set(&mut browser, &app.node, theme(if hours % 2 == 0 { "a" } else { "b" })).await;
+    }
+    app.pass(30 * SECOND);
+    store.fail();
+    assert_eq!(get::<Visits>(&mut old.clone(), &app.node).await, Visits(0));
+    store.heal();
+    assert_eq!(get::<Visits>(&mut browser.clone(), &app.node).await, Visits(0));
+}
+
+// G12: the node knows of the end of all sessions.
+#[tokio::test]
+async fn copy_of_a_head_users_revoked_session_is_refused() {
+    let (ring, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
+    let start = || head_node(&ring, &clock, &store);
+    let node = start();
+    let mut browser = Browser::new();
+    visit_as(&mut browser, &node, Some("ada"), async |session| session.set(dark()).await.unwrap()).await;
+    let other = start();
+    clock.advance(Duration::from_millis(1));
+    other.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
+    store.fail();
+    let read = async |session: Session| session.value::<Theme>();
+    assert_eq!(visit_as(&mut browser.clone(), &other, Some("ada"), read).await, Theme::default());
+}
+
+// The store may have ended the session.
+#[tokio::test]
+async fn unanswered_sign_out_leaves_no_user() {
+    let (store, app) = degrading();
+    let mut browser = signed_in(&app.node, "ada").await;
+    set(&mut browser, &app.node, dark()).await;
+    app.pass(30 * SECOND);
+    get::<Theme>(&mut browser, &app.node).await;
+    let copy = browser.clone();
+    let session = under_way(&browser, &app.node).await;
+    store.hold_answers(Operation::End);
+    ticking(&app.clock, session.sign_out()).await.unwrap_err();
+    store.release();
+    store.fail();
+    let seen = async |session: Session| session.get::<User>();
+    assert_eq!(copy.clone().visit(&app.node, seen).await, None);
+}
+
+// Memory does not have the copy.
+#[tokio::test]
+async fn copy_is_not_followed() {
+    let (store, app) = degrading();
+    let mut browser = signed_in(&app.node, "ada").await;
+    set(&mut browser, &app.node, dark()).await;
+    let (other, follower) = following(&app);
+    settled().await;
+    store.fail();
+    let session = under_way(&browser, &other).await;
+    assert!(session.is_degraded());
+    let mut watch = session.watch::<Theme>();
+    assert_eq!(at_once(watch.next()), Some(Some(dark())));
+    store.heal();
+    for _ in 0..40 {
+        app.pass(Duration::from_secs(1));
+        settled().await;
+    }
+    assert_eq!(session.get::<User>(), None);
+    follower.abort();
 }
