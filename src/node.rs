@@ -162,9 +162,9 @@ impl Node {
         Duration::from_millis(self.longest_absolute_ms.load(Ordering::Relaxed)).max(self.config.lifetime.absolute)
     }
 
-    /// Returns the time until which a store keeps the end of all sessions of a user. Other nodes may have given the user's
-    /// sessions longer lifetimes than this node knows of. No browser keeps a cookie for longer than `MAX_AGE`.
-    pub(crate) fn revoked_until(&self, now: Millis) -> Millis {
+    /// Returns the time until which a browser may keep a present cookie of any node. Other nodes may have given sessions
+    /// longer lifetimes than this node knows of. No browser keeps a cookie for longer than `MAX_AGE`.
+    pub(crate) fn cookies_until(&self, now: Millis) -> Millis {
         now.after(self.longest_absolute().max(MAX_AGE))
     }
 

@@ -151,7 +151,7 @@ impl NodeStore<'_> {
             }
         };
         if not_before != Version::ZERO {
-            let revoke = StoreWrite::of(CommitKind::Revoke { up_to: Some(not_before) }, node.revoked_until(now));
+            let revoke = StoreWrite::of(CommitKind::Revoke { up_to: Some(not_before) }, node.cookies_until(now));
             self.settle_debt(record, self.commit(owner, revoke).await?, now);
         }
         let changes: Vec<_> = owed.iter().map(Owed::change).collect();

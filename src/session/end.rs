@@ -236,7 +236,7 @@ pub(crate) async fn revoke(shared: &SessionShared, principal: &ResolvedPrincipal
     let version = time.fresh(now, Version::ZERO).max(Version::last_at(time.wall(now)));
     let version = match shared.node.store() {
         Some(store) => {
-            let until = shared.node.revoked_until(now);
+            let until = shared.node.cookies_until(now);
             let write = StoreWrite { above: version, ..StoreWrite::of(CommitKind::Revoke { up_to: None }, until) };
             match record.extras().sync().track(store.commit(principal.owner, write)).await? {
                 Committed::Applied { stamp, newest, generation } => {

@@ -41,8 +41,13 @@ pub(super) async fn write_through(
         Scope::Principal => OwnerId::from_hash(record.key().0),
     };
     let removes = *scope == Scope::Principal && changes.iter().any(|change| change.json.is_none());
-    // A removal stays for as long as a cookie could bring the value back.
-    let tombstone = if removes { context.now.after(context.tombstones) } else { Millis::default() };
+    // A removal stays for as long as a cookie could bring the value back; the erasure of a user's values also for cookies
+    // of sessions to which another node has given a longer lifetime.
+    let tombstone = match (removes, target.extent) {
+        (false, _) => Millis::default(),
+        (true, WriteScope::Values) => context.now.after(context.tombstones),
+        (true, WriteScope::ClearAll) => shared.node.cookies_until(context.now),
+    };
     let (life, until) = {
         let state = record.read();
         let life = state.life().filter(|_| kind == CommitKind::Create).map(|life| shared.node.stored_life(life));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use layered_session::{Principal, Session, SharedTier, testing::SpyStore};
+use layered_session::{Lifetime, Principal, Session, SharedTier, testing::SpyStore};
 
 use crate::{
     support::{App, Browser, DAY, Division, Node, get, seen, set, signed_in},
@@ -77,6 +77,22 @@ async fn lost_erasure_is_brought_back() {
     assert_eq!(job(&eraser).await.get::<Division>(), None);
     assert_eq!(job(&app.start()).await.get::<Division>(), None);
     assert_eq!(get::<Division>(&mut phone.clone(), &app.start()).await, Division(-1));
+}
+
+// The node of the erasure does not know the long lifetime.
+#[tokio::test]
+async fn cookie_with_a_long_lifetime_brings_back_nothing() {
+    let (store, app) = stored();
+    let _store = store.expire_by(app.clock.clone());
+    let mut phone = browser(&app).await;
+    let year = Lifetime::new(300 * DAY, 365 * DAY).unwrap();
+    phone.visit(&app.node, async |session| session.set_lifetime(year).await.unwrap()).await;
+    app.start().sessions.forget(ada()).await.unwrap();
+    app.pass(100 * DAY);
+    let elsewhere = app.start();
+    let look = async |session: Session| (session.principal(), session.value::<Division>());
+    assert_eq!(phone.clone().visit(&elsewhere, look).await, (Some(ada()), Division(-1)));
+    assert_eq!(job(&app.start()).await.get::<Division>(), None);
 }
 
 #[tokio::test]
