@@ -19,7 +19,16 @@ pub(crate) fn page(session: &Session, view: View, banner: &str) -> impl IntoResp
     let division: Division = session.value();
     let tier = session.value_source::<Division>().tier();
     let user = session.get::<CurrentUser>().map(|user| user.name);
-    let user = user.as_deref();
+    render(view, division, user.as_deref(), tier, banner)
+}
+
+pub(crate) fn render(
+    view: View,
+    division: Division,
+    user: Option<&str>,
+    tier: &str,
+    banner: &str,
+) -> impl IntoResponse + use<> {
     let here = |link| if link == view { r#"aria-current="page""# } else { "" };
     let hidden = |hidden| if hidden { "hidden" } else { "" };
     let html = format!(

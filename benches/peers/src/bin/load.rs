@@ -150,7 +150,7 @@ impl Drop for Server {
 async fn serve(app: &str) -> Result<(), Box<dyn Error>> {
     let routes = match app {
         "layered" => Router::new()
-            .route("/", get(page::home))
+            .route("/", get(home))
             .route("/choose", get(choose))
             .layer(LayeredSessionLayer::new(sessions()?)),
         _ => Router::new().route("/", get(constant)).route("/choose", get(constant)),
@@ -177,6 +177,10 @@ fn sessions() -> Result<Sessions, BuildError> {
         .build()
 }
 
+async fn home(session: Session) -> impl IntoResponse {
+    page::page(&session, View::Home, "")
+}
+
 async fn choose(session: Session) -> impl IntoResponse {
     session.set(Division(3)).await.map_err(|error| error.to_string())
 }
@@ -185,5 +189,5 @@ async fn choose(session: Session) -> impl IntoResponse {
 async fn constant(headers: HeaderMap) -> impl IntoResponse {
     let (division, tier) =
         if !headers.contains_key("cookie") { (Division::ALL, "default") } else { (Division(3), "memory") };
-    page::render(View::Home, division, None, tier)
+    page::render(View::Home, division, None, tier, "")
 }
