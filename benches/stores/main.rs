@@ -6,6 +6,8 @@ use tokio::runtime::Builder;
 mod bare;
 mod file;
 mod notices;
+#[path = "../../tests/browser/port.rs"]
+mod port;
 mod proxy;
 mod report;
 /// The servers of the tests.

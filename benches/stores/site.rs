@@ -1,4 +1,4 @@
-//! An application: its values, its nodes, and its browsers.
+//! The application of the bench: the values, the nodes and the browsers.
 
 use http::{HeaderValue, Request, Response, header};
 use layered_session::{

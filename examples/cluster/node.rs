@@ -1,4 +1,4 @@
-//! The node itself: its name, its part of the page, and its figures.
+//! The name of the node, the strip that the pages show, and the figures of `GET /stats`.
 
 use std::{env, sync::Arc};
 

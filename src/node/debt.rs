@@ -39,8 +39,8 @@ struct Owed {
 }
 
 impl Node {
-    /// Compares the store's answer with the last answer and with memory, before memory merges the answer. Notes what the
-    /// store's record lacks. `told` is the last answer when the store was asked.
+    /// Compares the store's answer with the last answer and with memory, before memory merges the answer. Notes a
+    /// debt if the store's record lacks a part. `told` is the last answer when the store was asked.
     pub(crate) fn note_debt(&self, record: &Record, told: Told, answer: &Snapshot, now: Millis) {
         let sync = record.extras().sync();
         // A commit of this node came between: the answer may be older than the commit.

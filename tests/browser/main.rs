@@ -19,6 +19,7 @@ mod looks;
 mod nodes;
 mod origins;
 mod pictures;
+mod port;
 mod process;
 mod proxy;
 mod requests;

@@ -4,14 +4,9 @@ use std::{
     collections::HashMap,
     env,
     io::{BufRead, BufReader, Read},
-    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio, id},
-    sync::{
-        LazyLock, Mutex, PoisonError,
-        atomic::{AtomicU16, Ordering},
-        mpsc,
-    },
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{LazyLock, Mutex, PoisonError, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -67,16 +62,6 @@ fn build(example: &str) -> Result<PathBuf> {
         Some(PathBuf::from(message["executable"].as_str()?))
     });
     Ok(executable.ok_or_else(|| format!("cargo named no executable for the {example} example"))?)
-}
-
-/// Finds a port below the range from which the system assigns ports, so that the port stays free while the server
-/// restarts.
-pub(crate) fn free_port() -> u16 {
-    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new((id() % 10_000) as u16));
-
-    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-    let ports = std::iter::repeat_with(|| 20_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 12_000);
-    ports.take(12_000).find(free).expect("one of 12,000 ports is free")
 }
 
 /// A child process that stops when its owner is dropped, whether a test passes or panics.

@@ -10,7 +10,8 @@ use std::{
 
 use crate::{
     Result,
-    process::{Process, STOP, built, free_port, serve},
+    port::free_port,
+    process::{Process, STOP, built, serve},
 };
 
 /// Two keys: the first key seals, and the second key is the old key of a rotation.

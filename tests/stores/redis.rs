@@ -15,6 +15,7 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use self::server::Server;
+use crate::port;
 
 mod cluster;
 mod contract;

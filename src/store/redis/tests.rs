@@ -12,6 +12,8 @@ use crate::{
     value::Json,
 };
 
+#[path = "../../../tests/browser/port.rs"]
+mod port;
 #[allow(dead_code, reason = "the tests of `tests/stores` use the other functions")]
 #[path = "../../../tests/stores/redis/server.rs"]
 pub(super) mod server;

@@ -1,4 +1,4 @@
-//! What memory and cookies bring to a store that has lost commits, and when they bring nothing.
+//! The commits that memory and cookies bring to a store that has lost them: also late, and never without a loss.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use layered_session::{
     testing::{ManualClock, Operation, SpyStore},
 };
 
+use super::rewound::{lost_theme, rewound};
 use crate::{
     support::{
         App, Browser, DAY, Division, HOUR, Node, TICK, Theme, Visits, at_once, bare, chain, cookie, dark, first_write,
@@ -17,10 +18,6 @@ use crate::{
 
 const VOUCHED: Duration = Duration::from_secs(30);
 
-fn rewound(node: &Node) -> u64 {
-    node.sessions.stats().store_rewound
-}
-
 /// The value that a node with an empty memory reads.
 async fn cold<V: SessionValue + Default>(app: &App, browser: &Browser) -> V {
     get(&mut browser.clone(), &app.start()).await
@@ -29,13 +26,7 @@ async fn cold<V: SessionValue + Default>(app: &App, browser: &Browser) -> V {
 // G11: the client leaves while the store takes the lost commits.
 #[tokio::test]
 async fn dropped_load_keeps_the_debt() {
-    let (store, app) = stored();
-    let mut browser = app.dark().await;
-    let old = browser.clone();
-    store.checkpoint();
-    set(&mut browser, &app.node, theme("light")).await;
-    store.rewind();
-    app.pass(VOUCHED);
+    let (store, app, old) = lost_theme().await;
     store.hold_requests(Operation::Update);
     assert!(at_once(get::<Theme>(&mut old.clone(), &app.node)).is_none());
     store.release();

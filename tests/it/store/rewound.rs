@@ -24,8 +24,20 @@ async fn cold(app: &App, browser: &Browser) -> (Theme, Visits, Division) {
     browser.clone().visit(&app.start(), look).await
 }
 
-fn rewound(node: &Node) -> u64 {
+pub(super) fn rewound(node: &Node) -> u64 {
     node.sessions.stats().store_rewound
+}
+
+/// A store that has lost the write of a light theme, the application, and a browser with the cookie from before the
+/// write. Memory no longer vouches for the session.
+pub(super) async fn lost_theme() -> (SpyStore, App, Browser) {
+    let (store, app) = stored();
+    let old = app.dark().await;
+    store.checkpoint();
+    set(&mut old.clone(), &app.node, theme("light")).await;
+    store.rewind();
+    app.pass(VOUCHED);
+    (store, app, old)
 }
 
 // R-6, G9: the values, the removals and the lifetime of a session.
@@ -168,7 +180,7 @@ async fn lost_session_stays_absent() {
     assert_eq!((cold(&app, &browser).await.0, rewound(&app.node)), (Theme::default(), 0));
 }
 
-// G3: the cookie of one browser brings the store what the store has lost, for the user's other browsers.
+// G3: the cookie of one browser brings lost values to the store, for the user's other browsers.
 #[tokio::test]
 async fn cookie_brings_back_lost_values() {
     let store = SpyStore::new();
@@ -201,13 +213,7 @@ async fn cookie_brings_back_lost_values() {
 // A load is no failure if the store takes no write, and a later load tries again.
 #[tokio::test]
 async fn refused_return_is_tried_again() {
-    let (store, app) = stored();
-    let mut browser = app.dark().await;
-    let old = browser.clone();
-    store.checkpoint();
-    set(&mut browser, &app.node, theme("light")).await;
-    store.rewind();
-    app.pass(VOUCHED);
+    let (store, app, old) = lost_theme().await;
     store.hold_requests(Operation::Update);
     let read = async || get::<Theme>(&mut old.clone(), &app.node).await;
     assert_eq!(ticking(&app.clock, read()).await, theme("light"));

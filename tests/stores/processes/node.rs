@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use super::process::{Process, built, free_port, serve};
+use super::process::{Process, built, serve};
+use crate::port::free_port;
 
 /// The keys of all nodes: any 32 bytes in hex.
 const KEYS: &str = "00112233445566778899aabbccddeeff0123456789abcdeffedcba9876543210";

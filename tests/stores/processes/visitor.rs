@@ -30,7 +30,7 @@ type Network = BoxCloneSyncService<Request<Full<Bytes>>, Response<Incoming>, leg
 /// A browser. Cookies ignore ports, so the nodes share the cookies.
 pub(crate) struct Visitor(Client<Network>);
 
-/// An answer, with the time that it took.
+/// An answer, with the time from the request to the answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -147,7 +147,7 @@ pub(crate) async fn answer(request: ClientRequest<Network>) -> Answer {
 pub(crate) struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 impl Socket {
-    /// Waits for the frame that shows this division.
+    /// Waits for the frame of the socket with this division.
     pub(crate) async fn shows(&mut self, division: i64) {
         self.until(|frame| frame["event"] == "division" && frame["id"] == division).await;
     }

@@ -14,8 +14,9 @@ use layered_session::{
 
 use super::{
     Visits, node, ring,
-    server::{Server, free_port, server_with},
+    server::{Server, server_with},
 };
+use crate::port::free_port;
 
 /// Starts three nodes, which share the slots.
 fn cluster() -> Option<[Server; 3]> {

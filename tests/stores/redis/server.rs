@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -13,6 +13,8 @@ use std::{
 
 use redis::{ConnectionLike, FromRedisValue};
 use rustix::process::{Pid, Signal, kill_process};
+
+use super::port::free_port;
 
 /// A server of one test. The end of the test stops the process.
 pub(crate) struct Server {
@@ -52,11 +54,6 @@ pub(crate) fn server_with(settings: &[&str]) -> Option<Server> {
         process.wait().unwrap();
     }
     panic!("no `redis-server` starts: {}", fs::read_to_string(folder.join("log")).unwrap_or_default());
-}
-
-/// Returns a port that no process listens on, with room for the port of a cluster's bus.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn spawn(port: u16, folder: &PathBuf, settings: &[String]) -> Child {

@@ -79,7 +79,7 @@ impl<S: Site> World<S> {
         }
     }
 
-    /// Notes what an operation under way may have done. Returns the state of the register that the write may have made.
+    /// Notes the possible effects of an operation under way. Returns the state of the register that the write may have made.
     pub(crate) fn mark(&mut self, handle: &Handle, done: &Done) -> Checked<Option<usize>> {
         let now = self.site.now();
         if let Some(user) = self.counted(handle, done.op) {

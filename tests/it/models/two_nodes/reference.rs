@@ -155,12 +155,12 @@ impl<T: Clone + Debug + Ord> Register<T> {
         self.nodes[node].asks = self.nodes[node].asks.max(Some(self.last()));
     }
 
-    /// Notes that a node knows this state.
+    /// Notes this state as known to a node: the node answers no earlier state.
     pub(crate) fn raise_floor(&mut self, node: usize, state: usize) {
         self.nodes[node].floor = self.nodes[node].floor.max(state);
     }
 
-    /// Notes what a node sees. Returns false if the node may not see such a fact any more.
+    /// Notes the states that a node's answer fits. Returns false if the node may give no such answer any more.
     pub(crate) fn sees(&mut self, node: usize, age: Age, fits: impl Fn(&T) -> bool) -> bool {
         let Seen { floor, asks } = self.nodes[node];
         let from = match age {

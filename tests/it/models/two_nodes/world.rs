@@ -58,7 +58,7 @@ pub(crate) trait Site {
     async fn idle(&mut self);
 }
 
-/// What the test does with a call that the script holds.
+/// The next act of the test after the script has held a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Then {
     /// Drops the operation.
