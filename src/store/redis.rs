@@ -60,7 +60,7 @@ mod script;
 ///
 /// | setting | reason |
 /// |---|---|
-/// | `appendonly yes`, `appendfsync everysec` | A killed server loses no write that was answered. A power cut loses up to a second of writes; `always` loses none, and each write waits for the disk |
+/// | `appendonly yes`, `appendfsync everysec` | A killed server loses no write that was answered, as long as the disk is fast: while an fsync is under way, Redis answers writes for up to two seconds before Redis writes them to the file. A power cut loses up to a second of writes, and more on a slow disk; `always` loses none, and each write waits for the disk |
 /// | `maxmemory-policy noeviction` or `volatile-ttl` | `noeviction` refuses writes of a full server with [`StoreErrorKind::Full`](crate::tier::StoreErrorKind::Full), but for sign-outs and removals. `volatile-ttl` drops the records that expire first. The `allkeys` policies drop tombstones, and so bring removed values and ended sessions back |
 /// | replicas | Redis replicates after its answer, so a failover loses the last writes. `min-replicas-to-write` bounds the loss |
 /// | ACL | `~ls1:* &ls1:n1 +@hash +@scripting +del +pexpireat +time +publish +subscribe +ping`, for the prefix `ls1`; with the number of a database also `+select`. Without `&ls1:n1` the writes succeed, and other nodes learn of the writes late |

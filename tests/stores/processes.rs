@@ -180,7 +180,7 @@ async fn goes_on(node: &Node, visitor: &Visitor) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_store_fails_requests_and_heals() {
-    let Some(mut server) = server_with(&["--appendonly", "yes"]) else { return };
+    let Some(mut server) = server_with(&["--appendonly", "yes", "--appendfsync", "no"]) else { return };
     let [a, b] = Node::pair(&server.url());
     let (cold, warm) = (Visitor::new(), Visitor::new());
     assert_eq!(cold.post(&a, "/visits").await.visits(), 1);
@@ -233,7 +233,7 @@ async fn paused_store_leaves_warm_reads() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn degraded_node_answers_reads_alone() {
-    let Some(mut server) = server_with(&["--appendonly", "yes"]) else { return };
+    let Some(mut server) = server_with(&["--appendonly", "yes", "--appendfsync", "no"]) else { return };
     let [a, b] = ["a", "b"].map(|name| Node::with(name, &server.url(), &[("DEGRADE", "1")]));
     let visitor = Visitor::new();
     visitor.sign_in(&a, "ada").await;

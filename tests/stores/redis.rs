@@ -4,7 +4,6 @@
 //! |---|---|
 //! | `contract` | the rules of `testing::conformance` |
 //! | `faults` | a killed, a paused and a full server; scripts that the server has forgotten |
-//! | `nodes` | several nodes over one server: updates, sign-outs, renewals |
 //! | `two_nodes` | random programs on two nodes, against a plain reference |
 //! | `cluster` | nodes of a Redis cluster |
 
@@ -20,7 +19,6 @@ use crate::port;
 mod cluster;
 mod contract;
 mod faults;
-mod nodes;
 pub(crate) mod server;
 mod two_nodes;
 

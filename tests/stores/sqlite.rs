@@ -1,4 +1,4 @@
-//! `SqliteStore`: several nodes over one file, restarts, and files that can't be used.
+//! `SqliteStore`: restarts, the locks of other processes, and files that can't be used.
 
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt, future::join_all};
+use futures_util::{FutureExt, StreamExt};
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use layered_session::{
@@ -163,44 +163,6 @@ async fn store_keeps_its_contract() {
     Suite::new(&store, TokioClock::default()).beside(&clone).run().await.unwrap();
 }
 
-// G10: sixteen nodes, each with sixty-four updates of one counter.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn contended_nodes_count_every_update() {
-    let site = Site::new();
-    let store = site.store();
-    let first = browser(&site.node(&store));
-    told(&first, "/sign-in").await;
-    let updates = (0..16).map(|_| {
-        let page = at(&site.node(&store), &first);
-        tokio::spawn(async move {
-            for _ in 0..64 {
-                told(&page, "/count").await;
-            }
-        })
-    });
-    let updates: Vec<_> = updates.collect();
-    join_all(updates).await.into_iter().for_each(Result::unwrap);
-    assert_eq!(told(&at(&site.node(&store), &first), "/visits").await, "1024");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_stores_share_one_file() {
-    let site = Site::new();
-    let stores = [site.store(), site.store()];
-    let first = browser(&site.node(&stores[0]));
-    told(&first, "/sign-in").await;
-    let updates = stores.iter().map(|store| {
-        let page = at(&site.node(store), &first);
-        async move {
-            for _ in 0..50 {
-                told(&page, "/count").await;
-            }
-        }
-    });
-    join_all(updates).await;
-    assert_eq!(told(&at(&site.node(&stores[1]), &first), "/visits").await, "100");
-}
-
 #[test]
 fn many_stores_open_a_new_file() {
     let site = Site::new();
@@ -228,26 +190,6 @@ async fn restart_keeps_values_and_sign_in() {
     let page = browser(&site.node(&store)).jar(page);
     assert_eq!(told(&page, "/user").await, "ada");
     assert_eq!((told(&page, "/visits").await, told(&page, "/quota").await), ("2".into(), "2".into()));
-}
-
-#[tokio::test]
-async fn sign_out_holds_on_each_node() {
-    let site = Site::new();
-    let store = site.store();
-    let (here, there) = (site.node(&store), site.node(&store));
-    let page = browser(&here);
-    told(&page, "/sign-in").await;
-    told(&page, "/count").await;
-    let stolen = page.cookies();
-    let warm = browser(&there).jar(stolen.clone());
-    assert_eq!(told(&warm, "/visits").await, "1");
-    told(&page, "/sign-out").await;
-    assert_eq!(post(&warm, "/count").await.0, 409);
-    drop((here, store));
-    for store in [site.store(), site.store()] {
-        let cold = browser(&site.node(&store)).jar(stolen.clone());
-        assert_eq!((told(&cold, "/user").await, told(&cold, "/visits").await), ("nobody".into(), "0".into()));
-    }
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ async fn recover(session: &Session, visits: u32) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_server_loses_no_acknowledged_update() {
-    let Some(mut server) = server_with(&["--appendonly", "yes"]) else { return };
+    let Some(mut server) = server_with(&["--appendonly", "yes", "--appendfsync", "no"]) else { return };
     let ring = ring();
     let stop = Arc::new(AtomicBool::new(false));
     let mut writers = Vec::new();
@@ -82,7 +82,7 @@ async fn killed_server_loses_no_acknowledged_update() {
 
 #[tokio::test]
 async fn restarted_server_fails_no_read() {
-    let Some(mut server) = server_with(&["--appendonly", "yes"]) else { return };
+    let Some(mut server) = server_with(&["--appendonly", "yes", "--appendfsync", "no"]) else { return };
     let (node, cold) = (node(&server, &ring()), node(&server, &ring()));
     ada(&node).await.set(Visits(1)).await.unwrap();
     // The cold node has a connection, and no record.

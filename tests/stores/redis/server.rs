@@ -30,7 +30,8 @@ pub(crate) fn server() -> Option<Server> {
     server_with(&[])
 }
 
-/// Starts a server with settings of the command line, such as `--appendonly yes`.
+/// Starts a server with settings of the command line, such as `--appendonly yes`. A test that kills the server adds
+/// `--appendfsync no`: while an fsync is under way, Redis otherwise answers writes before Redis writes them to the file.
 pub(crate) fn server_with(settings: &[&str]) -> Option<Server> {
     static SERVERS: AtomicU32 = AtomicU32::new(0);
     if Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_err() {
