@@ -183,8 +183,8 @@ pub(super) async fn end_other_sessions(shared: &SessionShared) -> Result<(), Wri
     }
     let _exemption = shared.node.exempt_renewals.exempt(*record.key(), shared.handle_id());
     let above = revoke(shared, &principal).await?;
-    let start = SessionStart { kind: StartKind::Renewal { above }, planned: None, changes: &[] };
-    replace::replace_session(shared, &record, &start, now).await
+    let start = SessionStart { kind: StartKind::Renewal { above }, planned: None, changes: &[], adopt: &[] };
+    replace::replace_session(shared, &record, &start, now).await.map(drop)
 }
 
 /// # Errors

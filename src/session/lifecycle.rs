@@ -53,8 +53,8 @@ pub(super) async fn renew(shared: &SessionShared) -> Result<(), WriteError> {
     shared.flags.touched.set();
     check_can_set_cookie(shared)?;
     let _lifecycle = shared.lifecycle_lock().await;
-    renew_with(shared, &SessionStart { kind: StartKind::Renewal { above: Version::ZERO }, planned: None, changes: &[] })
-        .await
+    let kind = StartKind::Renewal { above: Version::ZERO };
+    renew_with(shared, &SessionStart { kind, planned: None, changes: &[], adopt: &[] }).await
 }
 
 /// Renews the session, or begins a session after the handle's own end. The caller holds
@@ -62,7 +62,7 @@ pub(super) async fn renew(shared: &SessionShared) -> Result<(), WriteError> {
 pub(super) async fn renew_with(shared: &SessionShared, start: &SessionStart<'_>) -> Result<(), WriteError> {
     let now = shared.node.now();
     match shared.live(now) {
-        Ok(record) => replace_session(shared, &record, start, now).await,
+        Ok(record) => replace_session(shared, &record, start, now).await.map(drop),
         // After its own end a handle may begin a new session, for a page that says "you have been signed out".
         Err(Some(_)) if shared.may_begin_anew() => begin_session(shared, start, now).await,
         Err(Some(reason)) => Err(WriteError::closed(reason)),

@@ -160,6 +160,7 @@ async fn apply_order(
                 kind: StartKind::Renewal { above: Version::ZERO },
                 planned: Some(planned),
                 changes: &changes,
+                adopt: &[],
             };
             match &record {
                 Some(_) => lifecycle::renew_with(shared, &start).await,

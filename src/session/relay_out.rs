@@ -219,7 +219,7 @@ fn check_fit(
         Turn::SignIn => StartKind::SignIn { above: Version::ZERO },
         Turn::Renew | Turn::Remove => StartKind::Renewal { above: Version::ZERO },
     };
-    let start = SessionStart { kind, planned: Some(planned), changes };
+    let start = SessionStart { kind, planned: Some(planned), changes, adopt: &[] };
     let fitted = match base {
         OrderBase::Living(record) => {
             let predecessor = Predecessor { id: record.id(), shares_end: false };

@@ -21,7 +21,7 @@ use crate::{
     },
     tier::{Change, CommitKind, Committed, Known, StoredEntry, StoredRecord},
     time::Millis,
-    value::Scope,
+    value::{Scope, ValueIndex},
     version::Version,
 };
 
@@ -32,6 +32,8 @@ pub(super) struct SessionStart<'a> {
     pub(super) planned: Option<PlannedSession>,
     /// Values that are written under the new id: at a sign-in the identity value first.
     pub(super) changes: &'a [Mutation],
+    /// The anonymous choices that the principal is to get.
+    pub(super) adopt: &'a [ValueIndex],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,13 +78,14 @@ pub(super) struct Replacement<'a> {
     pub(super) is_unstored: bool,
 }
 
-/// Moves the session to a new id. The new record exists before the old record ends.
+/// Moves the session to a new id. The new record exists before the old record ends. Returns the choices to adopt, as the
+/// old session had them at its end: another node may have written a choice a moment before.
 pub(super) async fn replace_session(
     shared: &SessionShared,
     old: &Arc<Record>,
     start: &SessionStart<'_>,
     now: Millis,
-) -> Result<(), WriteError> {
+) -> Result<Vec<Mutation>, WriteError> {
     let id = start.planned.map_or_else(new_session_id, |planned| Ok(planned.id))?;
     let life = SessionLife::begin(Version::ZERO, now, shared.node.config.lifetime);
     let (next, made) = shared.node.insert_record(id, life, now)?;
@@ -104,7 +107,7 @@ pub(super) async fn replace_session(
     if let (Err(_), Some(store)) = (&moved, shared.node.store()) {
         end_copy(shared, store, shared.node.config.owner(&next.id()), now).await;
     }
-    moved?;
+    let adopted = moved?;
     if let Some(ended) = ended {
         ended.settle(false);
     }
@@ -120,25 +123,38 @@ pub(super) async fn replace_session(
     shared.node.account(&next, now);
     // Notified after the rebinding: a watch of this handle then sees the renewal as its own.
     old.notify_all();
-    Ok(())
+    Ok(adopted)
 }
 
-/// Moves the old record's values into the new record in memory, and ends the old record, in one step.
+/// Moves the old record's values into the new record in memory, and ends the old record, in one step. Returns the choices
+/// to adopt.
 fn swap_records(
     shared: &SessionShared,
     (old, principal): (&Record, Option<PrincipalTag>),
     next: &Record,
     replacement: &Replacement<'_>,
     now: Millis,
-) -> Result<(), WriteError> {
+) -> Result<Vec<Mutation>, WriteError> {
+    let mut adopted = Vec::new();
     old.end_with(CloseReason::Renewed, principal, (now, now), |state| {
         *next.write() = successor_state(shared, state, replacement, now)?;
+        adopted = chosen(shared, state, replacement.start.adopt, now);
         Ok(match replacement.followed {
             true => Successor::Session(Box::new(*next.key())),
             false => Successor::None,
         })
     })?;
-    Ok(())
+    Ok(adopted)
+}
+
+/// Returns the session's copies of the values to adopt.
+pub(super) fn chosen(shared: &SessionShared, state: &State, adopt: &[ValueIndex], now: Millis) -> Vec<Mutation> {
+    let schema = &shared.node.config.schema;
+    let change = |index: &ValueIndex| {
+        let json = state.value(schema, *index, now)?.json.clone()?;
+        Some(Mutation::set(*index, schema.get(*index).name, json))
+    };
+    adopt.iter().filter_map(change).collect()
 }
 
 /// # Errors

@@ -167,11 +167,10 @@ impl SessionShared {
     /// Runs `turn`, which ends the bound session, and binds the handle to another session if `turn` succeeds. Both
     /// happen under the binding's write lock: a clone reads the binding first and then its record, and must not take
     /// its own renewal for an end.
-    pub(super) fn rebind_if<E>(&self, bound: Arc<Record>, turn: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
-        let before = {
+    pub(super) fn rebind_if<T, E>(&self, bound: Arc<Record>, turn: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        let (turned, before) = {
             let mut binding = self.binding.write();
-            turn()?;
-            std::mem::replace(&mut *binding, Binding::Live(bound))
+            (turn()?, std::mem::replace(&mut *binding, Binding::Live(bound)))
         };
         if let Some(wakers) = self.wakers() {
             if let Binding::Live(old) = before {
@@ -180,7 +179,7 @@ impl SessionShared {
             self.subscribe_to_records(wakers);
             wakers.notify();
         }
-        Ok(())
+        Ok(turned)
     }
 
     /// Returns the record of the live session.

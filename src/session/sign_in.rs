@@ -78,7 +78,8 @@ impl<'a> SignIn<'a> {
 
     /// Copies an anonymous choice to the user, if the user has no `V` yet. Needs a `V` of principal scope. Without
     /// `adopt`, an anonymous choice ends with the anonymous session. If the user's record has no room for the anonymous
-    /// choice, the sign-in fails (`TooLarge`) before anything changes.
+    /// choice, the sign-in fails (`TooLarge`) before anything changes. Only a choice that another node writes during the
+    /// sign-in may fail later (`TooLarge`): the user is then signed in without the choice.
     pub fn adopt<V: SessionValue>(mut self) -> Self {
         let schema = &self.session.shared().node.config.schema;
         match schema.index_of::<V>().filter(|index| schema.get(*index).scope == Scope::Principal) {

@@ -6,7 +6,7 @@ use super::{
     commit::{Attempts, PlannedSession, WriteTarget, write},
     lifecycle::{self, Site},
     load,
-    replace::{SessionStart, StartKind, replace_session},
+    replace::{SessionStart, StartKind, chosen, replace_session},
     shared::SessionShared,
 };
 use crate::{
@@ -44,8 +44,8 @@ struct SignInPlan {
     planned: Option<PlannedSession>,
     /// The values of the session, the identity value first.
     changes: Vec<Mutation>,
-    /// The anonymous choices that the principal gets.
-    adopted: Vec<Mutation>,
+    /// The anonymous choices that the principal gets: none from the session of a principal.
+    adopt: Vec<ValueIndex>,
     now: Millis,
 }
 
@@ -97,27 +97,32 @@ impl SignInPlan {
             Err(_) if may_begin => None,
             Err(reason) => return Err(WriteError::closed(reason.unwrap_or(CloseReason::Expired))),
         };
-        let adopted = match (&before, &principal) {
-            // Adopted from an anonymous session alone: the values of two principals are never mixed.
+        let mut adopt = adopt.to_vec();
+        match (&before, &principal) {
             (Some(before), Some(principal)) if shared.principal_for(before, now).is_none() => {
                 // The record is not held yet: a refused sign-in must not take the present user's record from the
                 // watches.
                 let new = || Arc::new(Record::principal(principal.key(), shared.node.config.principal_idle, now));
-                adoptable(shared, &known.unwrap_or_else(new), chosen(shared, before, adopt, now), now)?
+                let chosen = chosen(shared, &before.read(), &adopt, now);
+                check_room(shared, &known.unwrap_or_else(new), chosen, now)?;
             }
-            _ => Vec::new(),
-        };
+            // Adopted from an anonymous session alone: the values of two principals are never mixed.
+            _ => adopt.clear(),
+        }
         let changes = std::iter::once(user).chain(grants.iter().cloned()).collect();
-        Ok(Self { principal, loaded, before, above, planned, changes, adopted, now })
+        Ok(Self { principal, loaded, before, above, planned, changes, adopt, now })
     }
 
     async fn execute(self, shared: &SessionShared) -> Result<(), WriteError> {
-        let Self { principal, loaded, before, above, planned, changes, adopted, now } = self;
-        let start = SessionStart { kind: StartKind::SignIn { above }, planned, changes: &changes };
-        match before {
+        let Self { principal, loaded, before, above, planned, changes, adopt, now } = self;
+        let start = SessionStart { kind: StartKind::SignIn { above }, planned, changes: &changes, adopt: &adopt };
+        let adopted = match before {
             Some(before) => replace_session(shared, &before, &start, now).await?,
-            None => lifecycle::begin_session(shared, &start, now).await?,
-        }
+            None => {
+                lifecycle::begin_session(shared, &start, now).await?;
+                Vec::new()
+            }
+        };
         if let Some(record) = loaded {
             shared.hold_record(record);
         }
@@ -143,31 +148,14 @@ pub(super) fn named_principal(shared: &SessionShared, user: &Mutation) -> Option
     derive(user.json.as_deref()?).map(|principal| Arc::new(shared.node.config.resolve_principal(principal)))
 }
 
-/// Returns the anonymous choices among the values to adopt.
-fn chosen(shared: &SessionShared, record: &Record, adopt: &[ValueIndex], now: Millis) -> Vec<Mutation> {
-    let schema = &shared.node.config.schema;
-    let state = record.read();
-    let change = |index: &ValueIndex| {
-        let json = state.value(schema, *index, now)?.json.clone()?;
-        Some(Mutation::set(*index, schema.get(*index).name, json))
-    };
-    adopt.iter().filter_map(change).collect()
-}
-
-/// Returns the anonymous choices that the principal lacks, if the principal's record has room for them.
-fn adoptable(
-    shared: &SessionShared,
-    record: &Record,
-    chosen: Vec<Mutation>,
-    now: Millis,
-) -> Result<Vec<Mutation>, WriteError> {
+/// Checks that the principal's record has room for the anonymous choices that the principal lacks.
+fn check_room(shared: &SessionShared, record: &Record, chosen: Vec<Mutation>, now: Millis) -> Result<(), WriteError> {
     let has = |state: &State, change: &Mutation| {
         state.value(&shared.node.config.schema, change.index, now).is_some_and(|stored| stored.json.is_some())
     };
     let is_new = |change: &Mutation| !record.live(now, |state| has(state, change)).unwrap_or(false);
-    let adopted: Vec<_> = chosen.into_iter().filter(is_new).collect();
-    record.check_budget(&adopted, shared.node.write_context(Scope::Principal, now))?;
-    Ok(adopted)
+    let lacking: Vec<_> = chosen.into_iter().filter(is_new).collect();
+    Ok(record.check_budget(&lacking, shared.node.write_context(Scope::Principal, now))?)
 }
 
 /// Gives the principal the adopted values. A value that the principal has by then stays.

@@ -10,12 +10,15 @@ use std::{
 
 use layered_session::{
     Principal, SharedTier,
-    testing::SpyStore,
+    testing::{Operation, SpyStore},
     tier::{Ask, Commit, CommitKind, Committed, Snapshot, Store, StoreFuture, StoredRecord, Touch, Version},
 };
 use tokio::sync::Semaphore;
 
-use crate::support::{App, Browser, Division, Theme, User, kind, settled, signed_in, ticking, under_way};
+use crate::{
+    support::{App, Browser, Division, Theme, User, first_write, kind, settled, signed_in, ticking, under_way},
+    writes::stored,
+};
 
 /// A spy store that finds each upsert outdated, or holds one read.
 #[derive(Clone)]
@@ -85,6 +88,29 @@ async fn sign_in_succeeds_despite_failed_adopt() {
     assert_eq!(session.principal(), Some(Principal::new("ada")));
     assert!(store.upserts.load(Ordering::SeqCst) > 32);
     assert_eq!(kind(signed), None);
+}
+
+// The visitor chooses again on another node, before the sign-in or while its end of the old session is on the way.
+#[tokio::test]
+async fn sign_in_adopts_choice_unseen_by_its_node() {
+    for is_late in [false, true] {
+        let (store, app) = stored();
+        let browser = first_write(&app.node, Division(3)).await;
+        let other = under_way(&browser, &app.start()).await;
+        let session = under_way(&browser, &app.node).await;
+        store.hold_requests(if is_late { Operation::End } else { Operation::Create });
+        let choose = async {
+            settled().await;
+            other.set(Division(5)).await.unwrap();
+            store.release();
+        };
+        let sign_in = session.sign_in(User("ada".into())).adopt::<Division>().into_future();
+        assert_eq!(kind(futures_util::future::join(sign_in, choose).await.0), None);
+        for node in [&app.node, &app.start()] {
+            let ada = node.sessions.for_principal(Principal::new("ada")).await.unwrap();
+            assert_eq!(ada.get::<Division>(), Some(Division(5)), "late: {is_late}");
+        }
+    }
 }
 
 #[tokio::test]
