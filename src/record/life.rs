@@ -1,6 +1,6 @@
 //! The life of a session: its lifetimes, and its end.
 
-use std::time::Duration;
+use std::{cmp::Reverse, time::Duration};
 
 use crate::{
     error::{BuildError, BuildErrorKind, CloseReason},
@@ -211,17 +211,30 @@ impl SessionLife {
         self.set_fields(told, before);
     }
 
-    /// Takes over another node's lifetime if newer. The absolute deadline changes only together with the lifetime.
+    /// The rank of the lifetime: of two lifetimes that two nodes have set in the same moment, the shorter one stays on
+    /// both nodes.
+    pub(crate) fn lifetime_rank(&self) -> impl Ord + use<> {
+        let absolute = self.absolute_deadline.since(self.created());
+        (self.lifetime_version(), Reverse((absolute, self.idle)), self.ends_with_browser())
+    }
+
+    /// Takes over another node's lifetime if the other lifetime ranks higher. The absolute deadline changes only together
+    /// with the lifetime.
     pub(crate) fn merge(&mut self, other: &Self, before: Millis) -> bool {
-        if other.lifetime_version() <= self.lifetime_version() {
-            return false;
+        let is_newer = other.lifetime_rank() > self.lifetime_rank();
+        if is_newer {
+            self.take(other, before);
         }
+        is_newer
+    }
+
+    /// Takes over another lifetime.
+    pub(crate) fn take(&mut self, other: &Self, before: Millis) {
         let mine = self.fields();
         self.set_fields(
             LifeFields { created: mine.created, birth: mine.birth, generation: mine.generation, ..other.fields() },
             before,
         );
-        true
     }
 
     fn set_fields(&mut self, told: LifeFields, before: Millis) {

@@ -183,8 +183,7 @@ fn cookie_snapshot(
         let state = record.read();
         let Kind::Session { life, .. } = &state.kind else { return None };
         // A token with an earlier lifetime is not complete: the response with the new lifetime was lost.
-        let complete =
-            merged.session.is_complete(&state, schema) && life.lifetime_version() == token.life.lifetime_version();
+        let complete = merged.session.is_complete(&state, schema) && life.lifetime_rank() == token.life.lifetime_rank();
         complete.then(|| (state.revision(), life.refresh_after(deadline, sealed)))?
     };
     let principal = match shared.principal_for(record, now) {

@@ -272,6 +272,24 @@ async fn lifetime_set_last_wins_across_nodes() {
     }
 }
 
+// Two nodes without a store set a lifetime in the same millisecond, each without the other's.
+#[tokio::test]
+async fn shorter_of_two_simultaneous_lifetimes_stays() {
+    let ten = Lifetime::new(10 * DAY, 20 * DAY).unwrap();
+    for [here, there] in [[ten, remember_me()], [remember_me(), ten]] {
+        let app = App::new();
+        let nodes = [app.start(), app.start()];
+        let mut browser = visitor(&nodes[0]).await;
+        let live = socket(&browser, &nodes[0]).await;
+        browser.visit(&nodes[1], async move |session| session.set_lifetime(there).await.unwrap()).await;
+        live.set_lifetime(here).await.unwrap();
+        for node in &nodes {
+            assert_eq!(lasts(&browser, node, &app.clock).await, both(10));
+            get::<Theme>(&mut browser, node).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn store_gets_session_lifetime() {
     let app = App::new();

@@ -9,7 +9,8 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    App, Browser, DAY, Division, HOUR, Node, Theme, Visits, bring_ok, dark, get, login, set, signed_in, socket, theme,
+    App, Browser, DAY, Division, HOUR, Node, Theme, Visits, bring_ok, dark, get, login, set, settled, signed_in,
+    socket, theme, under_way,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -89,6 +90,33 @@ async fn write_of_stale_node_keeps_short_lifetime() {
     pass(&app, &clock, 4 * HOUR);
     for node in [&app.start(), &app.node, &other] {
         assert_eq!(browser.theme(node).await, Theme::default());
+    }
+}
+
+// R5: two nodes set a lifetime in the same millisecond, each before the other's commit.
+#[tokio::test]
+async fn lifetimes_of_same_moment_end_alike() {
+    for cuts in [[MINUTE, HOUR], [HOUR, MINUTE]] {
+        let (store, clock, app) = of(2 * DAY, 30 * DAY);
+        let browser = app.dark().await;
+        let nodes = [&app.start(), &app.start()];
+        let handles = [under_way(&browser, nodes[0]).await, under_way(&browser, nodes[1]).await];
+        store.hold_requests(Operation::Update);
+        let set = async |which: usize| {
+            let lifetime = Lifetime::new(cuts[which], 8 * HOUR).unwrap();
+            handles[which].set_lifetime(lifetime).await.unwrap();
+        };
+        let release = async {
+            settled().await;
+            store.release();
+        };
+        futures_util::future::join3(set(0), set(1), release).await;
+        pass(&app, &clock, 31 * SECOND);
+        let mut ends = Vec::new();
+        for node in [nodes[0], nodes[1], &app.start()] {
+            ends.push(browser.clone().visit(node, async |session| session.expires_at()).await);
+        }
+        assert!(ends[0] == ends[2] && ends[1] == ends[2], "{ends:?}");
     }
 }
 
