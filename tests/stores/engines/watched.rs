@@ -12,7 +12,7 @@ use layered_session::{
         Ask, Commit, CommitKind, Committed, NoticeStream, OwnerId, Snapshot, Store, StoreError, StoreFuture, Touch,
     },
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{sync::watch, task::yield_now, time::timeout};
 
 /// A call of a store that the store has answered.
 #[derive(Clone, Debug)]
@@ -112,8 +112,11 @@ impl<S> Watched<S> {
         snapshots: fn(&T) -> Vec<Snapshot>,
     ) -> Result<T, StoreError> {
         let operation = call.operation;
+        // A store on the other side of a network: other tasks run before the call and before the answer.
+        yield_now().await;
         self.watch.wait(operation, |held| held.requests).await;
         let answered = answer.await;
+        yield_now().await;
         let snapshots = answered.as_ref().map(snapshots).unwrap_or_default();
         self.watch.0.calls.lock().unwrap().push(Call { snapshots, ..call });
         self.watch.wait(operation, |held| held.answers).await;

@@ -1,6 +1,6 @@
 //! The spans for which a session lives, and for which the store keeps a record.
 
-use layered_session::{Lifetime, testing::Operation, tier::Snapshot};
+use layered_session::{Lifetime, Sessions, testing::Operation, tier::Snapshot};
 
 use crate::{
     engines::{Engine, over_each_engine},
@@ -11,6 +11,7 @@ over_each_engine! {
     shorter_lifetime_holds_on_every_node,
     renewal_takes_shorter_lifetime_along,
     users_values_stay_while_in_daily_use,
+    users_values_outlive_daily_restarts,
     idle_session_leaves_the_store,
 }
 
@@ -47,20 +48,32 @@ async fn renewal_takes_shorter_lifetime_along<E: Engine>(engine: E) {
     }
 }
 
-// The store keeps a user's record for 31 days after its last use, and not after its last write.
 async fn users_values_stay_while_in_daily_use<E: Engine>(engine: E) {
     let site = Site::lasting(engine, 2 * DAY, 365 * DAY);
-    let (here, there) = (site.start(), site.start());
-    let mut browser = signed_in(&here).await;
-    browser.set(&here, Quota(9)).await;
+    let here = site.start();
+    use_daily(&site, || here.clone()).await;
+}
+
+// No memory brings back a record that the store has lost.
+async fn users_values_outlive_daily_restarts<E: Engine>(engine: E) {
+    let site = Site::lasting(engine, 2 * DAY, 365 * DAY);
+    use_daily(&site, || site.start()).await;
+}
+
+/// Uses the session of a user daily. The store keeps the user's record for 31 days after its last use, and not after its
+/// last write.
+async fn use_daily<E: Engine>(site: &Site<E>, node: impl Fn() -> Sessions) {
+    let mut browser = signed_in(&node()).await;
+    browser.set(&node(), Quota(9)).await;
     for _ in 0..40 {
         site.pass(DAY);
-        assert_eq!(browser.visit(&here, async |session| session.value::<Quota>()).await, Quota(9));
+        assert_eq!(browser.visit(&node(), async |session| session.value::<Quota>()).await, Quota(9));
     }
+    let there = site.start();
     assert_eq!(job(&there).await.value::<Quota>(), Quota(9), "cold");
     job(&there).await.set(Division(1)).await.unwrap();
     site.pass(VOUCHED);
-    for node in [&here, &there, &site.start()] {
+    for node in [&node(), &there, &site.start()] {
         let seen = browser.clone().visit(node, async |session| (session.value(), session.value())).await;
         assert_eq!(seen, (Quota(9), Division(1)));
     }

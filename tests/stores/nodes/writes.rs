@@ -14,7 +14,9 @@ use crate::{
 
 over_each_engine! {
     write_wins_after_store_loses_record,
+    write_wins_over_a_newer_cookie,
     clear_removes_values_unseen_by_its_node,
+    clear_of_a_user_removes_unseen_values,
     updates_of_sixteen_nodes_all_count,
     sequential_writers_on_two_nodes_never_lose,
     undeclared_value_stays_in_the_store,
@@ -51,6 +53,17 @@ async fn clear_removes_values_unseen_by_its_node<E: Engine>(engine: E) {
         assert_eq!(browser.clone().visit(node, all).await, (None, None, None));
         assert_eq!(browser.user(node).await, Some(ada()), "a clear is no sign-out");
     }
+}
+
+async fn clear_of_a_user_removes_unseen_values<E: Engine>(engine: E) {
+    let site = Site::new(engine);
+    let (here, there) = (site.start(), site.start());
+    let user = job(&here).await;
+    user.set(Division(1)).await.unwrap();
+    job(&there).await.set(Quota(9)).await.unwrap();
+    user.clear().await.unwrap();
+    let cold = job(&site.start()).await;
+    assert_eq!((cold.get::<Division>(), cold.get::<Quota>()), (None, None));
 }
 
 async fn updates_of_sixteen_nodes_all_count<E: Engine>(engine: E) {
@@ -129,6 +142,23 @@ async fn refused_write_leaves_no_doubt<E: Engine>(engine: E) {
     assert_eq!(site.watch.take_operations(), []);
     assert_eq!(browser.get::<Visits>(&site.start()).await, Visits(1));
     assert_eq!(kind(socket.set(Visits(3)).await), None);
+}
+
+// The browser's cookie knows such a version.
+async fn write_wins_over_a_newer_cookie<E: Engine>(engine: E) {
+    let site = Site::new(engine);
+    let fast = site.start_ahead(MAX_SKEW / 2);
+    fast.end_all_sessions(ada()).await.unwrap();
+    let mut browser = signed_in(&fast).await;
+    site.engine.checkpoint();
+    browser.set(&fast, Division(1)).await;
+    site.engine.rewind();
+    let node = site.start();
+    browser.set(&node, Division(4)).await;
+    for node in [&node, &site.start()] {
+        assert_eq!(browser.get::<Division>(node).await, Division(4));
+        assert_eq!(job(node).await.get(), Some(Division(4)));
+    }
 }
 
 // The store went back to a state from before the write: after a failover, for example.
