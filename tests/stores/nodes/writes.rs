@@ -151,7 +151,9 @@ async fn write_wins_over_a_newer_cookie<E: Engine>(engine: E) {
     fast.end_all_sessions(ada()).await.unwrap();
     let mut browser = signed_in(&fast).await;
     site.engine.checkpoint();
-    browser.set(&fast, Division(1)).await;
+    for number in [3, 2, 1] {
+        browser.set(&fast, Division(number)).await;
+    }
     site.engine.rewind();
     let node = site.start();
     browser.set(&node, Division(4)).await;
