@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use layered_session::{CloseReason, Principal, WriteErrorKind, testing::SpyStore};
+use layered_session::{
+    CloseReason, Principal, WriteErrorKind,
+    testing::{ManualClock, SpyStore},
+};
 
 use crate::{
-    support::{Browser, Node, bare, kind, ring, signed_in, under_way},
+    support::{Browser, Node, bare, kind, ring, set, signed_in, theme, under_way},
     writes::stored,
 };
 
@@ -37,6 +40,25 @@ async fn end_all_reaches_every_node() {
 async fn end_all_by_a_job_reaches_every_node() {
     let (_, app) = stored();
     let browser = signed_in(&app.node, "ada").await;
+    app.start().sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
+    assert_eq!(user(&browser, &app.start()).await, None);
+}
+
+// R6: the last end of all sessions is ahead of the store's clock, and so is the birth of each session since.
+#[tokio::test]
+async fn second_end_all_covers_sessions_begun_since_the_first() {
+    let (store, app) = stored();
+    let _store = store.expire_by(app.clock.clone());
+    let fast = ManualClock::new();
+    fast.advance(Duration::from_secs(1));
+    let fast = app.start_at(&fast);
+    fast.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
+    let mut browser = signed_in(&fast, "ada").await;
+    for _ in 0..3 {
+        set(&mut browser, &fast, theme("dark")).await;
+        browser.visit(&fast, async |session| session.renew().await.unwrap()).await;
+    }
+    assert!(user(&browser, &app.start()).await.is_some());
     app.start().sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
     assert_eq!(user(&browser, &app.start()).await, None);
 }
