@@ -129,6 +129,10 @@ async fn end_session(
             let owner = shared.node.config.owner(&record.id());
             if let Some(earlier) = record.extras().sync().track(store.end_line(owner, reason, until)).await? {
                 shared.end_as_stored(&record, &earlier, now);
+                // The store has ended the session that a renewal began meanwhile, and this node may have its record.
+                if let Some(successor) = living_successor(shared, now) {
+                    let _ = shared.end(&successor, reason, now);
+                }
                 return Ok(None);
             }
         }

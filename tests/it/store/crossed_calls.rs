@@ -194,3 +194,20 @@ async fn end_of_others_after_a_remote_renewal_ends_nothing() {
     assert_eq!(kind(late.end_other_sessions().await), Some(WriteErrorKind::Closed));
     assert_eq!(user(&browser, &app.start()).await, Some(ada()));
 }
+
+// G13: the sign-out comes to the store after the end of the old id, and so ends the new id there.
+#[tokio::test]
+async fn sign_out_beside_renewal_ends_new_session_here_too() {
+    let (store, app) = stored();
+    let browser = signed_in(&app.node, "ada").await;
+    let renewing = under_way(&browser, &app.node).await;
+    let leaving = under_way(&browser, &app.node).await;
+    store.hold_requests(Operation::End);
+    let release = async {
+        settled().await;
+        store.release();
+    };
+    let (renewed, left, ()) = futures_util::future::join3(renewing.renew(), leaving.sign_out(), release).await;
+    assert_eq!((kind(renewed), kind(left)), (None, None));
+    assert_eq!((renewing.principal(), renewing.created_at()), (None, None));
+}
