@@ -293,6 +293,10 @@ pub(super) async fn set_lifetime(
         // The store keeps the lifetime with the newest version, so the new version must be above that of a lifetime from
         // another node, whose clock may be ahead.
         read_session(shared, store, record, now).await?;
+        // Another node may have set a lifetime that has passed: the store keeps the record for a while longer.
+        if let Some(reason) = record.closed(now) {
+            return Err(WriteError::closed(reason));
+        }
     }
     let mut life = record.read().life().cloned().ok_or_else(|| WriteError::closed(CloseReason::Expired))?;
     let version = shared.node.time.fresh(now, life.lifetime_version());

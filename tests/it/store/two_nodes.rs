@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use layered_session::{
-    Lifetime, Placement, Principal, Scope, SessionValue, SharedTier,
+    Lifetime, Placement, Principal, Scope, SessionValue, SharedTier, WriteErrorKind,
     testing::{ManualClock, Operation, SpyStore},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    App, Browser, DAY, Division, HOUR, Node, Theme, Visits, bring_ok, dark, get, login, set, settled, signed_in,
+    App, Browser, DAY, Division, HOUR, Node, Theme, Visits, bring_ok, dark, get, kind, login, set, settled, signed_in,
     socket, theme, under_way,
 };
 
@@ -91,6 +91,19 @@ async fn write_of_stale_node_keeps_short_lifetime() {
     for node in [&app.start(), &app.node, &other] {
         assert_eq!(browser.theme(node).await, Theme::default());
     }
+}
+
+// R5: the session has expired by the lifetime that another node has set.
+#[tokio::test]
+async fn longer_lifetime_revives_no_expired_session() {
+    let (_, clock, app) = of(2 * DAY, 30 * DAY);
+    let browser = app.dark().await;
+    let stale = under_way(&browser, &app.start()).await;
+    let cut = Lifetime::new(MINUTE, 2 * MINUTE).unwrap();
+    browser.clone().visit(&app.node, async move |session| session.set_lifetime(cut).await.unwrap()).await;
+    pass(&app, &clock, 3 * MINUTE);
+    assert_eq!(kind(stale.set_lifetime(Lifetime::new(DAY, 30 * DAY).unwrap()).await), Some(WriteErrorKind::Closed));
+    assert_eq!(browser.theme(&app.start()).await, Theme::default());
 }
 
 // R5: two nodes set a lifetime in the same millisecond, each before the other's commit.
