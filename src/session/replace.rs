@@ -192,6 +192,8 @@ pub(super) fn successor_state(
     if start.changes.is_empty() {
         return Ok(next);
     }
+    // The store's stamp may be below the version of an earlier copy, which a node's clock has given.
+    next.values.retain(|index| !start.changes.iter().any(|change| change.index == index));
     let context = shared.node.write_context(Scope::Session, now).for_share(BudgetShare::Whole);
     let version = stamp.unwrap_or_else(|| shared.node.time.fresh(now, state.values.newest()));
     let changes: Vec<_> = start.changes.iter().map(|change| Mutation { version: *stamp, ..change.clone() }).collect();
@@ -296,9 +298,9 @@ async fn create_in_store(
     let carried = copy.values.declared().filter(|slot| !written.iter().any(|change| change.index == slot.index));
     let carried = carried.map(|slot| carried_change(schema.get(slot.index).name, &slot.value));
     let changes: Vec<_> = carried.chain(written.iter().map(Change::from)).collect();
-    // Not above the versions of the written values, which come from this node's clock: the stamp is the birth of the new
-    // session, and a birth ahead of the store's clock would outlive a later end of all sessions.
-    let above = old.read().values.newest().max(replacement.start.above());
+    // Not above the versions of the values, which may come from a node's clock: the stamp is the birth of the new session,
+    // and a birth ahead of the store's clock would outlive a later end of all sessions.
+    let above = replacement.start.above();
     let life = copy.life().map(|life| shared.node.stored_life(life));
     let until = shared.node.stored_until(&copy, now);
     let write = StoreWrite { changes: &changes, life, above, ..StoreWrite::of(CommitKind::Create, until) };

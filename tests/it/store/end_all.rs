@@ -8,7 +8,7 @@ use layered_session::{
 };
 
 use crate::{
-    support::{Browser, Node, bare, kind, ring, set, signed_in, theme, under_way},
+    support::{Browser, Node, bare, kind, ring, set, sign_in, signed_in, theme, under_way},
     writes::stored,
 };
 
@@ -59,6 +59,21 @@ async fn second_end_all_covers_sessions_begun_since_the_first() {
         browser.visit(&fast, async |session| session.renew().await.unwrap()).await;
     }
     assert!(user(&browser, &app.start()).await.is_some());
+    app.start().sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
+    assert_eq!(user(&browser, &app.start()).await, None);
+}
+
+// R6: the session's earlier user has values whose versions are ahead of the store's clock.
+#[tokio::test]
+async fn end_all_covers_session_of_an_earlier_user() {
+    let (store, app) = stored();
+    let _store = store.expire_by(app.clock.clone());
+    let fast = ManualClock::new();
+    fast.advance(Duration::from_secs(1));
+    let fast = app.start_at(&fast);
+    fast.sessions.end_all_sessions(Principal::new("bob")).await.unwrap();
+    let mut browser = signed_in(&fast, "bob").await;
+    sign_in(&mut browser, &fast, "ada").await;
     app.start().sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
     assert_eq!(user(&browser, &app.start()).await, None);
 }
