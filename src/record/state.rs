@@ -77,7 +77,12 @@ impl State {
         };
         let browser = CookieSync { has_server_only, has_unstored, ..CookieSync::default() };
         // Continues the count of changes, since each copy keeps the count of the change that brought the copy.
-        Self { values: self.values.clone(), changes: self.changes, ..Self::new(Kind::Session { life, browser }) }
+        // No write that a clear could outrun is under way to the new id.
+        Self {
+            values: self.values.without_clear(),
+            changes: self.changes,
+            ..Self::new(Kind::Session { life, browser })
+        }
     }
 
     /// Ends the record: only the [`End`] stays.

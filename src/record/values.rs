@@ -226,6 +226,15 @@ impl Values {
         self.rare.as_ref().map_or(Version::ZERO, |rare| rare.cleared)
     }
 
+    /// Returns a copy that has forgotten the application's last `clear`.
+    pub(crate) fn without_clear(&self) -> Self {
+        let mut values = self.clone();
+        if let Some(rare) = &mut values.rare {
+            rare.cleared = Version::ZERO;
+        }
+        values
+    }
+
     pub(crate) fn note_cleared(&mut self, version: Version) {
         self.rare().cleared = version;
     }

@@ -236,12 +236,11 @@ pub(crate) async fn revoke(shared: &SessionShared, principal: &ResolvedPrincipal
     let now = shared.node.now();
     let record = shared.hold_principal(principal, now);
     let time = &shared.node.time;
-    // This node doesn't know the counters of other nodes in this millisecond, so all ids of the millisecond end too.
-    let version = time.fresh(now, Version::ZERO).max(Version::last_at(time.wall(now)));
+    let fresh = time.fresh(now, Version::ZERO);
     let version = match shared.node.store() {
         Some(store) => {
             let until = shared.node.cookies_until(now);
-            let write = StoreWrite { above: version, ..StoreWrite::of(CommitKind::Revoke { up_to: None }, until) };
+            let write = StoreWrite { above: fresh, ..StoreWrite::of(CommitKind::Revoke { up_to: None }, until) };
             match record.extras().sync().track(store.commit(principal.owner, write)).await? {
                 Committed::Applied { stamp, newest, generation } => {
                     shared.node.note_stored(&record, Known::new(generation, newest), false, now);
@@ -250,7 +249,8 @@ pub(crate) async fn revoke(shared: &SessionShared, principal: &ResolvedPrincipal
                 _ => return Err(not_taken()),
             }
         }
-        None => version,
+        // This node doesn't know the counters of other nodes in this millisecond, so all ids of the millisecond end too.
+        None => fresh.max(Version::last_at(time.wall(now))),
     };
     shared.node.raise_not_before(&record, version, shared.node.now());
     shared.node.account(&record, now);
@@ -315,7 +315,10 @@ fn renewed_session(shared: &SessionShared, now: Millis) -> Option<RenewedSession
     loop {
         let key = match successor {
             Successor::Session(key) => key,
-            Successor::Stored(owner) => return Some(RenewedSession::Elsewhere(*owner)),
+            Successor::Stored(owner) => match listed_session(shared, &owner) {
+                Some(key) => Box::new(key),
+                None => return Some(RenewedSession::Elsewhere(*owner)),
+            },
             Successor::None => return None,
         };
         match memory.session(&key, now) {
@@ -328,6 +331,13 @@ fn renewed_session(shared: &SessionShared, now: Millis) -> Option<RenewedSession
             }
         }
     }
+}
+
+/// Returns the id of a session in the store, if this node's memory may have the session.
+fn listed_session(shared: &SessionShared, owner: &OwnerId) -> Option<RecordKey> {
+    let key = shared.node.memory.as_ref()?.owners.session_of(owner)?;
+    // The list has the first bytes of the owner alone.
+    (shared.node.config.owner(&SessionId::from_bytes(key.0)) == *owner).then_some(key)
 }
 
 fn own_successor(shared: &SessionShared, now: Millis) -> Option<Successor> {

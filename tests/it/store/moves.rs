@@ -178,6 +178,32 @@ async fn late_sign_out_ends_session_renewed_elsewhere() {
     }
 }
 
+// The versions of the old id are ahead of the store's clock, and the versions of the new id are not.
+#[tokio::test]
+async fn write_after_clear_and_renewal_is_kept() {
+    let (_, app) = timed();
+    let mut browser = signed_in(&app.node, "ada").await;
+    browser.visit(&app.node, async |session| session.end_other_sessions().await.unwrap()).await;
+    browser.visit(&app.node, async |session| session.clear().await.unwrap()).await;
+    browser.visit(&app.node, async |session| session.renew().await.unwrap()).await;
+    set(&mut browser, &app.node, Visits(3)).await;
+    assert_eq!(get::<Visits>(&mut browser, &app.node).await, Visits(3));
+}
+
+// G13: the renewal took place on another node, and this node has the renewed session in memory too.
+#[tokio::test]
+async fn late_sign_out_ends_loaded_session_here_too() {
+    let (_, app) = timed();
+    let mut browser = signed_in(&app.node, "ada").await;
+    let (old, other) = (browser.clone(), app.start());
+    let late = socket(&old, &other).await;
+    browser.visit(&app.node, async |session| session.renew().await.unwrap()).await;
+    assert_eq!(kind(late.set(dark()).await), Some(WriteErrorKind::Closed), "the node learns of the renewal");
+    assert!(browser.visit(&other, async |session| session.principal().is_some()).await);
+    late.sign_out().await.unwrap();
+    assert_eq!(browser.visit(&other, async |session| session.principal()).await, None);
+}
+
 // An attacker may have planted the old cookie before the login.
 #[tokio::test]
 async fn late_sign_out_spares_session_of_a_sign_in() {
