@@ -326,7 +326,8 @@ impl World {
             (Some(false), None) => prop_assert!(false, "a cookie of no session: {:?}", set),
             (None, Some(carried)) if !ops.is_empty() => {
                 let brought = opened.expect("the browser of a living session has a cookie");
-                prop_assert!(carried.is_known_by(&brought), "{:?} lacks something of {:?}", brought, carried);
+                let current = self.nodes[at].1.is_current(&carried, &brought);
+                prop_assert!(current, "{:?} lacks something of {:?}", brought, carried);
             }
             (None, _) => prop_assert!(!(destroyed && holds), "a cookie of a session that ended here"),
         }
@@ -371,6 +372,9 @@ impl World {
         let looked = (after.hits - before.hits, after.misses - before.misses);
         prop_assert_eq!(looked.0 + looked.1, u64::from(token.is_some()), "one look per cookie");
         let Some(token) = token else { return Ok((Handle::default(), None)) };
+        if looked.1 == 1 {
+            forget_end(&mut self.sockets, at, model, token.id(), now);
+        }
         let held = |id| holds(&self.sockets, at, id);
         let handle = model.arrive(token, looked.0 == 1, held, &self.ids, now).map_err(TestCaseError::fail)?;
         Ok((handle, model.told_by(token, now).map(|predecessor| (predecessor, looked.0 == 1))))
@@ -380,8 +384,11 @@ impl World {
     fn learn(&mut self, at: usize, token: Option<&Token>, told: Option<(usize, bool)>) -> Result<(), TestCaseError> {
         let (Some(token), Some((predecessor, hit))) = (token, told) else { return Ok(()) };
         let (now, (node, model)) = (self.now(at), &mut self.nodes[at]);
-        let (held, told) =
-            (|id| holds(&self.sockets, at, id), (predecessor, hit, made(&node.sessions.stats()) > model.made));
+        let is_made = made(&node.sessions.stats()) > model.made;
+        if is_made {
+            forget_end(&mut self.sockets, at, model, predecessor, now);
+        }
+        let (held, told) = (|id| holds(&self.sockets, at, id), (predecessor, hit, is_made));
         model.end_predecessor(token, told, held, &self.ids, now).map_err(TestCaseError::fail)
     }
 
@@ -454,6 +461,13 @@ const fn made(stats: &Stats) -> u64 {
 
 fn holds(sockets: &[Option<Socket>], node: usize, id: usize) -> bool {
     sockets.iter().flatten().any(|socket| socket.node == node && socket.handle.bind == Bind::Live(id))
+}
+
+/// Notes that memory has forgotten an expired tombstone. A socket of the session keeps the reason of the end.
+fn forget_end(sockets: &mut [Option<Socket>], node: usize, model: &model::Node, id: usize, now: u64) {
+    let Some(reason) = model.expired_end(id, now) else { return };
+    let of_session = |socket: &&mut Socket| socket.node == node && socket.handle.bind == Bind::Live(id);
+    sockets.iter_mut().flatten().filter(of_session).for_each(|socket| socket.handle.bind = Bind::Over(reason));
 }
 
 /// Performs an operation of the model on a session. Returns the outcome in the model's words.

@@ -10,7 +10,7 @@ use layered_session::{
 use super::eviction::Stock;
 use crate::support::{
     Browser, DAY, Node, TICK, Theme, User, Visits, chain, cookie, dark, first_write, get, kind, memory, named, ring,
-    set, theme, ticking, under_way,
+    set, settled, socket, ticking, under_way,
 };
 
 const VOUCHED: Duration = Duration::from_secs(30);
@@ -62,6 +62,30 @@ async fn cookie_restores_a_lost_session() {
     assert_eq!(values(&browser, &shop.start()).await, (dark(), Visits(3), Stock(7)));
 }
 
+// No request comes: the follower finds the loss.
+#[tokio::test]
+async fn follower_restores_a_lost_session() {
+    let shop = Shop::new();
+    let node = shop.start();
+    let mut browser = first_write(&node, dark()).await;
+    set(&mut browser, &node, Stock(7)).await;
+    let live = socket(&browser, &node).await;
+    let closed = tokio::spawn({
+        let live = live.clone();
+        async move { live.closed().await }
+    });
+    let follower = tokio::spawn(node.sessions.follow());
+    settled().await;
+    shop.store.forget_records();
+    for _ in 0..32 {
+        shop.clock.advance(Duration::from_secs(1));
+        settled().await;
+    }
+    assert!(!closed.is_finished(), "the session lives on");
+    follower.abort();
+    assert_eq!(values(&browser, &shop.start()).await, (dark(), Visits(0), Stock(7)));
+}
+
 // The handle was loaded before the store lost the session.
 #[tokio::test]
 async fn writes_restore_a_lost_session() {
@@ -110,28 +134,10 @@ async fn idle_session_is_not_restored() {
     let shop = Shop::new();
     let browser = first_write(&shop.start(), dark()).await;
     shop.clock.advance(3 * DAY);
-    assert_eq!(values(&browser, &shop.start()).await.0, Theme::default());
+    let cold = shop.start();
+    assert_eq!(values(&browser, &cold).await.0, Theme::default());
     assert_eq!(shop.store.take_operations().last(), Some(&Operation::Read));
-}
-
-#[tokio::test]
-async fn follower_restores_a_watched_session() {
-    let shop = Shop::new();
-    let node = shop.start();
-    let browser = first_write(&node, dark()).await;
-    let session = under_way(&browser, &node).await;
-    let mut watch = session.watch::<Theme>();
-    assert_eq!(watch.next().await.unwrap(), dark());
-    let follower = tokio::spawn(node.sessions.follow());
-    shop.store.forget_records();
-    for _ in 0..40 {
-        shop.clock.advance(Duration::from_secs(1));
-        crate::support::settled().await;
-    }
-    follower.abort();
-    let mut other = browser.clone();
-    set(&mut other, &shop.start(), theme("light")).await;
-    assert_eq!(get::<Theme>(&mut other, &shop.start()).await, theme("light"));
+    assert_eq!(cold.sessions.stats().records, 0);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The model of memory: a map of sessions per node. Memory forgets only where the test has seen a loss.
 
-use std::collections::HashMap;
+use std::{cmp::Reverse, collections::HashMap};
 
 use layered_session::CloseReason;
 
@@ -41,6 +41,8 @@ pub(super) enum Bind {
     Anonymous,
     Live(usize),
     Fenced(CloseReason),
+    /// The end of the handle's own session, whose tombstone memory has forgotten.
+    Over(CloseReason),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -100,15 +102,19 @@ pub(super) struct Token {
 }
 
 impl Token {
+    pub(super) const fn id(&self) -> usize {
+        self.id
+    }
+
     /// Whether a browser with the other token lacks nothing of this token, apart from less than a tenth of the idle
-    /// time.
-    pub(super) fn is_known_by(&self, other: &Self) -> bool {
+    /// time. `read_until` is the deadline that the node read in the other token on arrival, in node time.
+    fn is_known_by(&self, other: &Self, read_until: Option<u64>) -> bool {
         let read = |token: &Self| token.values.map(|kept| kept.value);
-        let deadline = |token: &Self, lead: u64| token.deadline + lead;
+        let held = (other.deadline + self.lead.max(other.lead)).max(read_until.unwrap_or_default());
         self.id == other.id
             && read(self) == read(other)
             && (self.life.idle, self.life.version) == (other.life.idle, other.life.version)
-            && deadline(self, self.lead) < deadline(other, self.lead.max(other.lead)) + self.life.idle / 10
+            && self.deadline + self.lead < held + self.life.idle / 10
     }
 }
 
@@ -297,14 +303,15 @@ impl Node {
         Ok(Handle { bind: self.bind(&token, now), brought: Some(id), ..Handle::default() })
     }
 
+    /// The end of a session whose tombstone has expired. A handle of the session keeps the reason.
+    pub(super) fn expired_end(&self, id: usize, now: u64) -> Option<CloseReason> {
+        let record = self.records.get(&id).filter(|record| record.until() <= now)?;
+        if let State::Ended { reason, .. } = record.state { Some(reason) } else { None }
+    }
+
     /// Notes the loss of a record, if the record existed.
     fn lose(&mut self, id: usize, held: impl Fn(usize) -> bool, ids: &Ids, now: u64) -> Result<(), String> {
-        let over = |record: &Record| matches!(record.state, State::Ended { .. }) && record.until() <= now;
         if held(id) {
-            // The tombstone has expired. The socket keeps the reason of the session's end.
-            if self.records.get(&id).is_some_and(over) {
-                return Ok(());
-            }
             return Err(format!("session {id} is gone, and a socket holds it"));
         }
         let record = self.records.remove(&id);
@@ -379,7 +386,9 @@ impl Node {
         if life.deadline(record.used) <= now {
             return Bind::Anonymous;
         }
-        if token.life.version > life.version {
+        // Of two lifetimes that two nodes have set in the same moment, the shorter stays on both nodes.
+        let lifetime = |life: &Life| (life.version, Reverse((life.absolute - life.created, life.idle)));
+        if lifetime(&token.life) > lifetime(life) {
             *earlier = (*earlier).max(life.deadline(now));
             *life = Life { created: life.created, birth: life.birth, ..token.life };
         }
@@ -392,7 +401,7 @@ impl Node {
                 }
                 *newest = (*newest).max(brought.version);
             }
-            if (*values, life.version) == (token.values, token.life.version) {
+            if (*values, lifetime(life)) == (token.values, lifetime(&token.life)) {
                 record.known = Some((token.serial, token.deadline.min(token.life.absolute)));
             }
         }
@@ -410,7 +419,7 @@ impl Node {
 
     pub(super) fn closed(&self, bind: &Bind, now: u64) -> Option<Refusal> {
         match bind {
-            Bind::Fenced(reason) => Some(*reason),
+            Bind::Fenced(reason) | Bind::Over(reason) => Some(*reason),
             bind => self.record(bind)?.closed(now),
         }
         .map(Refusal::Closed)
@@ -445,6 +454,14 @@ impl Node {
         let life = Life { created: life.created - lead, absolute: life.absolute - lead, ..life };
         let (issued, deadline) = (now - lead, deadline - lead);
         Some(Token { id: *id, values, life, issued, deadline, predecessor, lead, serial: 0 })
+    }
+
+    /// Whether a browser needs no newer cookie than `brought`. The node reads the deadline of a cookie once, on
+    /// arrival: a step of the clock after that does not change the deadline of a known cookie.
+    pub(super) fn is_current(&self, carried: &Token, brought: &Token) -> bool {
+        let known = self.records.get(&brought.id).and_then(|record| record.known);
+        let read_until = known.filter(|(serial, _)| *serial == brought.serial).map(|(_, until)| until);
+        carried.is_known_by(brought, read_until)
     }
 
     fn make(&mut self, ids: &mut Ids, state: State, now: u64) -> Bind {

@@ -151,17 +151,26 @@ impl<S: Site> World<S> {
     ) -> Checked {
         let mut visit = Visit::begin(&self.places[node].sessions, self.jars[jar].cookie.as_deref());
         let brought = self.jars[jar].session;
+        let has_waited = self.waits(node);
         let loading = async move {
             let loaded = poll_fn(|cx| visit.poll_loaded(cx)).await;
             (visit, loaded)
         };
         let (attempted, fired) = self.attempt(Box::pin(loading), trouble, false).await?;
+        if let (Some(session), true) = (brought, fired.is_some()) {
+            // The store may have got the use, and the node may have got the records.
+            let facts = &mut self.sessions[session];
+            facts.used.1 = self.site.now();
+            facts.end.read_by(node);
+            let user = facts.user.map(|user| &mut self.users[user].values);
+            facts.values.iter_mut().chain(user.into_iter().flatten()).for_each(|value| value.read_by(node));
+        }
         let Attempted::Done((visit, loaded)) = attempted else { return Ok(()) };
         let Some(session) = loaded else {
             return ensure(fired.is_some(), || "a load fails without a fault".to_owned());
         };
         let mut handle = Handle { node, session, bound: Bound::Nothing, has_lifetime: false };
-        let age = self.age(node);
+        let age = if has_waited { self.joined_age(node) } else { self.age(node) };
         self.look_at_handle(&mut handle, brought, age, fired.is_none())?;
         let rest = Rest { visit, jar, brought, keep, lost };
         for doing in ops {
@@ -232,6 +241,7 @@ impl<S: Site> World<S> {
 
     async fn landed(&mut self, mut flight: Flight, answer: Option<Answer>) -> Checked {
         let is_dropped = answer.is_none();
+        self.places[flight.handle.node].landed = self.site.now();
         drop(flight.performing);
         flight.gate.open();
         self.judge(&mut flight.handle, &flight.done, answer)?;
@@ -240,6 +250,7 @@ impl<S: Site> World<S> {
 
     pub(crate) async fn job(&mut self, node: usize, user: usize, doing: Doing) -> Checked {
         let sessions = self.places[node].sessions.clone();
+        let has_waited = self.waits(node);
         let loading = Box::pin(async move { sessions.for_principal(principal(user)).await });
         let (attempted, fired) = self.attempt(loading, None, false).await?;
         let session = match attempted {
@@ -250,7 +261,7 @@ impl<S: Site> World<S> {
             _ => return Ok(()),
         };
         let mut handle = Handle { node, session, bound: Bound::User(user), has_lifetime: false };
-        let age = self.age(node);
+        let age = if has_waited { self.joined_age(node) } else { self.age(node) };
         self.look_at_values(&handle, age)?;
         self.act(&mut handle, doing, false).await.map(drop)
     }

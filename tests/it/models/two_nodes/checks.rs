@@ -1,5 +1,7 @@
 //! The looks at sessions: of a node after a load, of a node with an empty memory, of sockets, and at cookies.
 
+use std::time::Duration;
+
 use futures_util::FutureExt;
 use http::HeaderMap;
 use layered_session::{CloseReason, Session, testing};
@@ -10,7 +12,7 @@ use super::{
     reference::{Age, End, MARGIN},
     values::{LIFETIMES, Slot, principal},
     visit::Visit,
-    world::{Bound, Checked, Handle, Site, World, ensure},
+    world::{Bound, Checked, Handle, Site, Socket, World, ensure},
 };
 
 impl<S: Site> World<S> {
@@ -27,19 +29,27 @@ impl<S: Site> World<S> {
         let Some(session) = session else {
             return ensure(!lives && closed.is_none(), || "a browser without a cookie has a session".to_owned());
         };
+        let is_moving = self.is_moving(node, session);
         let facts = &mut self.sessions[session];
         let of_session = age;
         let age = if facts.user.is_some() { age.of_user() } else { age };
         ensure(lives == closed.is_none() || !lives, || format!("a living session has ended: {closed:?}"))?;
         if lives {
-            let fits = !facts.is_late(now) && facts.end.sees(node, age, |end| *end == End::Live);
+            let lives = facts.may_live(now);
+            let fits = !facts.is_late(now) && facts.end.sees(node, age, lives);
             ensure(fits, || format!("session {session} lives on node {node} ({age:?}): {facts:?}"))?;
             facts.used.1 = now;
             if is_used {
                 facts.used.0 = now;
             }
-        } else if !facts.end.sees(node, age, |end| *end != End::Live) {
-            ensure(!facts.is_in_time(now), || format!("session {session} is lost on node {node}: {facts:?}"))?;
+        } else if is_moving {
+            // The load has read the end. The node notes the end after the end of the operation.
+            let fits = facts.end.ever_fits(|end| *end != End::Live);
+            ensure(fits, || format!("session {session} is lost on node {node} beside an operation: {facts:?}"))?;
+        } else if facts.is_in_time(now) {
+            let fits = facts.end.sees(node, age, |end| *end != End::Live);
+            ensure(fits, || format!("session {session} is lost on node {node}: {facts:?}"))?;
+        } else {
             facts.end.may_write(|end| end.or(End::Expired), now);
         }
         handle.bound = if lives { Bound::Live(session) } else { Bound::Over(session) };
@@ -51,6 +61,26 @@ impl<S: Site> World<S> {
         let seen = handle.session.principal();
         ensure(seen == user, || format!("session {session} is of {user:?}, and node {node} sees {seen:?}"))?;
         self.look_at_values(handle, of_session)
+    }
+
+    /// Notes the session of a handle that seemed idle on its node, until a load told the node of a use elsewhere.
+    pub(crate) fn look_at_resumed(&self, socket: &mut Socket) -> Checked {
+        let Bound::Over(session) = socket.handle.bound else { return Ok(()) };
+        if socket.handle.session.created_at().is_some() {
+            let facts = &self.sessions[session];
+            let fits = facts.end.ever_fits(facts.may_live(self.site.now()));
+            ensure(fits, || format!("session {session} lives again: {facts:?}"))?;
+            let handle =
+                Handle { session: socket.handle.session.clone(), bound: Bound::Live(session), ..socket.handle };
+            *socket = Socket::open(handle);
+        }
+        Ok(())
+    }
+
+    /// Whether an operation of a node on the session waits.
+    fn is_moving(&self, node: usize, session: usize) -> bool {
+        let bound = Bound::Live(session);
+        self.flight.as_ref().is_some_and(|flight| (flight.handle.node, flight.handle.bound) == (node, bound))
     }
 
     /// Reads each value of a handle.
@@ -83,13 +113,15 @@ impl<S: Site> World<S> {
         let now = self.site.now();
         let facts = &mut self.sessions[session];
         if cold.created_at().is_none() {
-            if !facts.end.is_now(|end| *end != End::Live) {
-                ensure(!facts.is_in_time(now), || format!("session {session} is lost: {facts:?}"))?;
-                facts.end.may_write(|end| end.or(End::Expired), now);
+            if facts.is_in_time(now) {
+                let fits = facts.end.is_now(|end| *end != End::Live);
+                return ensure(fits, || format!("session {session} is lost: {facts:?}"));
             }
+            facts.end.may_write(|end| end.or(End::Expired), now);
             return Ok(());
         }
-        let lives = !facts.is_late(now) && facts.end.is_now(|end| *end == End::Live);
+        let lives = facts.may_live(now);
+        let lives = !facts.is_late(now) && facts.end.is_now(lives);
         ensure(lives, || format!("session {session} lives on a cold node: {facts:?}"))?;
         (facts.used.0, facts.used.1) = (now, now);
         for slot in Slot::ALL {
@@ -177,12 +209,14 @@ impl<S: Site> World<S> {
             }
             let node = socket.handle.node;
             debug_assert!(node < NODES);
-            // A node reads no record that its own operation is about to move.
+            // A follower reads no record that its own node is about to move, and reads the record a second later.
+            let has_moved = now < self.places[node].landed + Duration::from_secs(2);
             let age = match self.age(node) {
-                Age::Fresh if self.flight.is_none() => Age::Followed,
+                Age::Fresh if self.flight.is_none() && !has_moved => Age::Followed,
                 _ => Age::Held,
             };
             let Bound::Live(session) = socket.handle.bound else { continue };
+            let is_moving = self.is_moving(node, session);
             let facts = &mut self.sessions[session];
             match socket.closed {
                 Some(reason) => {
@@ -194,8 +228,11 @@ impl<S: Site> World<S> {
                     })?;
                     socket.handle.bound = Bound::Over(session);
                 }
+                // A load may have read the end already that the handle's own renewal is about to note.
+                None if is_moving => {}
                 None => {
-                    let fits = facts.end.sees(node, age, |end| *end == End::Live);
+                    let lives = facts.may_live(now);
+                    let fits = facts.end.sees(node, age, lives);
                     ensure(fits, || format!("a socket of session {session} stays open ({age:?}): {facts:?}"))?;
                     facts.used.1 = now;
                     self.look_at_values(&socket.handle, age)?;

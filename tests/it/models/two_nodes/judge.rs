@@ -93,6 +93,9 @@ impl<S: Site> World<S> {
             }
             Some(_) => Ok(None),
             None => {
+                if let Bound::Over(session) = handle.bound {
+                    self.may_happen_later(None, session, done.op);
+                }
                 if let Bound::Live(session) = handle.bound {
                     let facts = &self.sessions[session];
                     if let (None, Op::SignIn { user, adopt: true }) = (facts.user, done.op) {
@@ -112,8 +115,12 @@ impl<S: Site> World<S> {
         if let (Bound::Live(session), Some(_)) = (handle.bound, done.op.slot()) {
             self.sessions[session].used.1 = now;
         }
-        if let Op::SignIn { user, .. } = done.op {
-            // A sign-in reads the user's record first.
+        let reads_user = match done.op {
+            Op::SignIn { user, .. } => Some(user),
+            Op::Renew | Op::EndAll | Op::EndOthers => self.user_of(handle.bound),
+            _ => None,
+        };
+        if let Some(user) = reads_user {
             self.users[user].values.iter_mut().for_each(|value| value.read_by(handle.node));
         }
         match (handle.bound, outcome) {
@@ -124,8 +131,14 @@ impl<S: Site> World<S> {
                 }
                 return self.closed(handle, session, &text);
             }
-            (Bound::Live(session), Outcome::Done(value)) => self.succeeds(handle, session, done, value)?,
-            (Bound::User(_), Outcome::Done(value)) => self.writes(handle, done, value)?,
+            (Bound::Live(session), Outcome::Done(value)) => {
+                self.learns_outcomes(handle, done);
+                self.succeeds(handle, session, done, value)?;
+            }
+            (Bound::User(_), Outcome::Done(value)) => {
+                self.learns_outcomes(handle, done);
+                self.writes(handle, done, value)?;
+            }
             (Bound::Nothing | Bound::Over(_), Outcome::Done(value)) => self.begins(handle, done, value)?,
             (Bound::Live(session), Outcome::Unknown) => self.unknown(handle, session, done),
             (Bound::User(_), Outcome::Unknown) => self.may_write(handle, done),
@@ -142,12 +155,9 @@ impl<S: Site> World<S> {
                 Op::SignIn { user, adopt: true } => self.may_be_signed_in(handle, session, user, done),
                 _ => {}
             },
-            (Bound::Over(session), Outcome::Unknown | Outcome::Refused) => match (done.op, self.sessions[session].user)
-            {
-                (Op::SignOut, _) => self.follow(session),
-                (Op::EndAll, Some(user)) => self.may_revoke(Some(handle.node), user, None),
-                _ => {}
-            },
+            (Bound::Over(session), Outcome::Unknown | Outcome::Refused) => {
+                self.may_happen_later(Some(handle.node), session, done.op);
+            }
             (Bound::Over(_), Outcome::Closed) => {}
             (Bound::Nothing | Bound::User(_), Outcome::Closed) | (Bound::User(_), Outcome::Invalid) => {
                 return Err(TestCaseError::fail(format!("{text} is closed")));
@@ -160,6 +170,34 @@ impl<S: Site> World<S> {
                 self.closed(handle, session, &text)
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Notes what an operation on an ended session may do to the sessions that renewals have made of it.
+    fn may_happen_later(&mut self, node: Option<usize>, session: usize, op: Op) {
+        match (op, self.sessions[session].user) {
+            (Op::SignOut, _) => self.follow(session),
+            (Op::EndAll, Some(user)) => self.may_revoke(node, user, None),
+            _ => {}
+        }
+    }
+
+    /// The store's answer to a write tells the node of the owner's earlier writes, so that the next load need not ask.
+    fn learns_outcomes(&mut self, handle: &Handle, done: &Done) {
+        let has_user = self.user_of(handle.bound).is_some();
+        let is_of_user = |slot: Slot| has_user && slot.is_of_user();
+        let wrote_user = match done.op {
+            Op::Set(slot) | Op::Update(slot) | Op::Remove(slot) if !done.is_empty() => is_of_user(slot),
+            Op::Clear | Op::Lifetime(_) => false,
+            _ => return,
+        };
+        for slot in Slot::ALL.into_iter().filter(|slot| is_of_user(*slot) == wrote_user) {
+            if let Some(register) = self.register(handle.bound, slot) {
+                match done.flown {
+                    None => register.may_be_read_by(handle.node),
+                    Some(_) => register.read_by(handle.node),
+                }
+            }
         }
     }
 
@@ -254,7 +292,7 @@ impl<S: Site> World<S> {
             let lives = !facts.is_late(now) && facts.end.is_now(lives);
             ensure(lives, || format!("{:?} succeeds in an ended session: {facts:?}", done.op))?;
         }
-        if done.fired.is_none() && done.op.slot().is_some() {
+        if done.fired.is_none() && done.op.slot().is_some() && !done.is_empty() {
             facts.used = Bounds::exactly(now);
         }
         match done.op {
@@ -262,13 +300,19 @@ impl<S: Site> World<S> {
             Op::Clear => {
                 for slot in Slot::ALL.into_iter().filter(|slot| facts.user.is_none() || !slot.is_of_user()) {
                     let register = &mut facts.values[slot as usize];
-                    register.write(|_| None, now);
-                    register.made_by(handle.node);
+                    // The store may have cleared the values before other writes came.
+                    if done.flown.is_some() {
+                        register.may_write(|_| None, now);
+                    } else {
+                        register.write(|_| None, now);
+                        register.made_by(handle.node);
+                    }
                 }
             }
             Op::Touch => {
                 facts.used.1 = now;
-                if done.fired.is_none() {
+                // The store may have dropped the session before, and a use brings nothing back.
+                if done.fired.is_none() && facts.is_in_time(now) {
                     facts.used.0 = now;
                 }
             }

@@ -23,6 +23,8 @@ struct State<T> {
     may: BTreeSet<T>,
     /// The end of the span; `None` for the present.
     until: Option<Duration>,
+    /// Whether a node may still bring the store one of the possible facts, so that a look at the truth decides nothing.
+    is_open: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,7 +64,7 @@ impl Age {
 impl<T: Clone + Debug + Ord> Register<T> {
     /// A fact that the nodes have not read.
     pub(crate) fn new(may: impl IntoIterator<Item = T>) -> Self {
-        let states = vec![State { may: may.into_iter().collect(), until: None }];
+        let states = vec![State { may: may.into_iter().collect(), until: None, is_open: false }];
         Self { states, nodes: [Seen { floor: 0, asks: Some(usize::MAX) }; NODES] }
     }
 
@@ -89,7 +91,11 @@ impl<T: Clone + Debug + Ord> Register<T> {
 
     /// Whether the fact was possible at any time.
     pub(crate) fn ever(&self, fact: &T) -> bool {
-        self.states.iter().any(|state| state.may.contains(fact))
+        self.ever_fits(|other| other == fact)
+    }
+
+    pub(crate) fn ever_fits(&self, fits: impl Fn(&T) -> bool) -> bool {
+        self.states.iter().flat_map(|state| &state.may).any(fits)
     }
 
     /// The facts that were possible at any time.
@@ -102,15 +108,17 @@ impl<T: Clone + Debug + Ord> Register<T> {
         let may = self.now().iter().map(change).collect();
         let last = self.last();
         self.states[last].until = Some(now);
-        self.states.push(State { may, until: None });
+        self.states.push(State { may, until: None, is_open: false });
     }
 
     /// Notes a change that the store may have made.
     pub(crate) fn may_write(&mut self, change: impl Fn(&T) -> T, now: Duration) {
         let changed: Vec<_> = self.now().iter().map(change).collect();
+        let is_open = self.states[self.last()].is_open;
         self.write(T::clone, now);
         let last = self.last();
         self.states[last].may.extend(changed);
+        self.states[last].is_open = is_open;
     }
 
     /// Notes that the change of this state was made.
@@ -123,7 +131,7 @@ impl<T: Clone + Debug + Ord> Register<T> {
         let last = self.last();
         let left: BTreeSet<_> = self.now().iter().filter(|fact| fits(fact)).cloned().collect();
         let fit = !left.is_empty();
-        if fit {
+        if fit && !self.states[last].is_open {
             self.states[last].may = left;
         }
         fit
@@ -165,7 +173,8 @@ impl<T: Clone + Debug + Ord> Register<T> {
         let Seen { floor, asks } = self.nodes[node];
         let from = match age {
             Age::Held => floor,
-            Age::Followed if asks.is_some() => floor,
+            // A follower hears nothing of the outcome of its own node's write.
+            Age::Followed if asks.is_some() || self.now().len() > 1 => floor,
             Age::Fresh | Age::Followed => self.last(),
             Age::Since(since) | Age::Joined(since) => {
                 let asks = asks.filter(|_| matches!(age, Age::Since(_)));
@@ -262,12 +271,14 @@ impl SessionFacts {
     }
 
     /// Copies the possible values of a session into its successor. A renewal whose last write to the store fails has
-    /// succeeded, and the store may lack a value that the renewing node had not seen.
+    /// succeeded, and the store may lack a value that the renewing node had not seen, until the node's next load.
     pub(crate) fn take_values(&mut self, from: &Self, is_whole: bool, keeps: impl Fn(Slot) -> bool) {
         for slot in Slot::ALL.into_iter().filter(|slot| keeps(*slot)) {
             let (value, from) = (&mut self.values[slot as usize], &from.values[slot as usize]);
             let last = value.last();
-            value.states[last].may = if is_whole { from.now().clone() } else { from.history() };
+            let may = if is_whole { from.now().clone() } else { from.history() };
+            let is_open = from.states[from.last()].is_open || (!is_whole && may.len() > 1);
+            value.states[last] = State { may, until: None, is_open };
         }
     }
 
@@ -282,11 +293,18 @@ impl SessionFacts {
         now > self.lifetime_known && now > MARGIN + idle.min(self.created + self.absolute.1)
     }
 
+    /// The ends with which the session may live on a node: the clocks of the nodes differ.
+    pub(crate) fn may_live(&self, now: Duration) -> impl Fn(&End) -> bool + use<> {
+        let is_late = self.is_late(now);
+        move |end| *end == End::Live || (*end == End::Expired && !is_late)
+    }
+
+    /// Notes a lifetime. The browser keeps the cookie of a shorter lifetime until the next response.
     pub(crate) fn set_lifetime(&mut self, [idle, absolute]: [Duration; 2], is_sure: bool, now: Duration) {
-        (self.idle, self.absolute) = match is_sure {
-            true => (Bounds::exactly(idle), Bounds::exactly(absolute)),
-            false => (self.idle.or(idle), self.absolute.or(absolute)),
-        };
+        (self.idle, self.absolute) = (self.idle.or(idle), self.absolute.or(absolute));
+        if is_sure {
+            (self.idle.1, self.absolute.1) = (idle, absolute);
+        }
         self.lifetime_known = now + Duration::from_secs(40);
     }
 

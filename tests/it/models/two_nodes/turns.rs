@@ -47,17 +47,19 @@ impl<S: Site> World<S> {
             self.sessions[session].successor = old.user.map(|_| next);
         }
         if let (None, Some((user, true))) = (old.user, signed_in) {
-            // The node adopts the choice that it saw when the sign-in began.
-            let chosen = old.values[Slot::Choice as usize].history();
-            self.adopt(handle.node, user, &chosen, now);
+            // The visitor may have chosen during a sign-in that waited, before or after the end of the old session.
+            let choice = &old.values[Slot::Choice as usize];
+            let chosen = if done.flown.is_some() { choice.history() } else { choice.now().clone() };
+            self.adopt(handle.node, user, &chosen, done);
         }
     }
 
     /// Gives a user without a choice the choice of a visitor.
-    fn adopt(&mut self, node: usize, user: usize, chosen: &BTreeSet<Value>, now: Duration) {
+    fn adopt(&mut self, node: usize, user: usize, chosen: &BTreeSet<Value>, done: &Done) {
+        let now = self.site.now();
         let choice = &mut self.users[user].values[Slot::Choice as usize];
         if choice.can_be(&None) && chosen.iter().any(Option::is_some) {
-            let is_sure = choice.is(&None);
+            let is_sure = choice.is(&None) && done.flown.is_none();
             self.may_adopt(user, chosen, now);
             let choice = &mut self.users[user].values[Slot::Choice as usize];
             if is_sure {
@@ -76,12 +78,13 @@ impl<S: Site> World<S> {
     /// A sign-out with the id of a renewed session may end the renewed session.
     pub(super) fn follow(&mut self, session: usize) {
         let now = self.site.now();
+        // The renewal may still wait, and begin the renewed session later.
+        self.ends += 1;
         let mut next = Some(session);
         while let Some(at) = next.filter(|at| self.sessions[*at].end.can_be(&End::Renewed)) {
             next = self.sessions[at].successor;
             if let Some(next) = next {
                 self.sessions[next].end.may_write(|end| end.or(End::Destroyed), now);
-                self.ends += 1;
             }
         }
     }

@@ -154,6 +154,8 @@ pub(crate) struct Place {
     is_polled: bool,
     polled: Duration,
     is_cut: bool,
+    /// The end of the last operation that other steps have passed.
+    pub(crate) landed: Duration,
 }
 
 #[derive(Clone, Default)]
@@ -244,6 +246,7 @@ impl<S: Site> World<S> {
             is_polled: false,
             polled: Duration::ZERO,
             is_cut: false,
+            landed: Duration::ZERO,
         }
     }
 
@@ -263,8 +266,7 @@ impl<S: Site> World<S> {
     pub(crate) fn age(&self, node: usize) -> Age {
         let (place, now) = (&self.places[node], self.site.now());
         let follows = place.follower.is_some() && place.is_polled;
-        // A node gets no notices of its own writes, and a write that still waits makes no record stale.
-        let waits = self.flight.as_ref().is_some_and(|flight| flight.handle.node == node);
+        let waits = self.waits(node);
         if self.site.is_prompt() && follows && !place.is_cut && !waits {
             return Age::Fresh;
         }
@@ -277,15 +279,35 @@ impl<S: Site> World<S> {
         if waits { Age::Joined(since) } else { Age::Since(since) }
     }
 
+    /// The age of the facts that a load may see if an operation of the node waits. A node gets no notices of its own
+    /// writes, and a write that still waits makes no record stale.
+    pub(crate) fn joined_age(&self, node: usize) -> Age {
+        match self.age(node) {
+            Age::Since(_) | Age::Fresh => Age::Joined(self.site.now().saturating_sub(Duration::from_secs(31))),
+            age => age,
+        }
+    }
+
+    /// Whether an operation of the node waits.
+    pub(crate) fn waits(&self, node: usize) -> bool {
+        self.flight.as_ref().is_some_and(|flight| flight.handle.node == node)
+    }
+
     pub(crate) async fn step(&mut self, step: Step) -> Checked {
         self.site.pass(Duration::from_millis(1)).await;
         match step {
             Step::Visit { node, jar, load, ops, keep, lost } => self.visit(node, jar, load, ops, [keep, lost]).await?,
             Step::Socket { which, doing } => {
                 if let Some(mut socket) = self.sockets[which].take() {
+                    self.look_at_resumed(&mut socket)?;
                     // The response head has left, so the handle can't bring another cookie.
                     if !doing.0.moves() {
+                        let before = socket.handle.bound;
                         self.act(&mut socket.handle, doing, false).await?;
+                        if matches!(socket.handle.bound, Bound::Live(_)) && socket.handle.bound != before {
+                            // The handle has begun another session.
+                            socket = Socket::open(socket.handle);
+                        }
                     }
                     self.sockets[which] = Some(socket);
                 }
