@@ -7,7 +7,7 @@ use layered_session::{
 };
 
 use crate::{
-    support::{App, Division, Theme, User, Visits, dark, get, set, settled, signed_in, under_way},
+    support::{App, Division, Theme, User, Visits, dark, get, kind, set, settled, signed_in, under_way},
     writes::stored,
 };
 
@@ -27,6 +27,25 @@ async fn write_wins_after_store_loses_record() {
     store.forget_records();
     job.set(Division(3)).await.unwrap();
     assert_eq!(job.get::<Division>(), Some(Division(3)));
+}
+
+// G8: the store has made the write before the clear, and the answer to the write comes last.
+#[tokio::test]
+async fn late_answer_restores_no_cleared_value() {
+    let (store, app) = stored();
+    let browser = app.dark().await;
+    let [writer, clearer] = [under_way(&browser, &app.node).await, under_way(&browser, &app.node).await];
+    store.hold_answers(Operation::Update);
+    let clear = async {
+        settled().await;
+        clearer.clear().await.unwrap();
+        store.release();
+    };
+    let (written, ()) = futures_util::future::join(writer.set(Visits(5)), clear).await;
+    assert_eq!(kind(written), None);
+    for session in [&writer, &under_way(&browser, &app.start()).await] {
+        assert_eq!(session.get::<Visits>(), None);
+    }
 }
 
 // G12: another node wrote a value that this node has not seen.

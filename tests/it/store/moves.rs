@@ -309,6 +309,26 @@ async fn renewal_fails_if_another_node_signs_out_meanwhile() {
     }
 }
 
+// The renewal's last write fails, so the renewing node does not learn of the sign-out from its answer.
+#[tokio::test]
+async fn load_after_a_renewal_with_lost_write_sees_sign_out() {
+    let (store, app) = timed();
+    let mut browser = signed_in(&app.node, "ada").await;
+    set(&mut browser.clone(), &app.start(), Visits(2)).await;
+    let (mut old, other) = (browser.clone(), app.start());
+    store.hold_requests(Operation::Update);
+    let sign_out = async {
+        settled().await;
+        old.visit(&other, async |session| session.sign_out().await.unwrap()).await;
+        store.fail();
+        store.release();
+    };
+    let renewal = browser.visit(&app.node, async |session| kind(session.renew().await));
+    assert_eq!(futures_util::future::join(renewal, sign_out).await.0, None);
+    store.heal();
+    assert_eq!(browser.visit(&app.node, async |session| session.principal()).await, None);
+}
+
 // The browser may hold the cookie of a later login.
 #[tokio::test]
 async fn sign_out_of_a_session_ended_elsewhere_keeps_the_cookie() {
