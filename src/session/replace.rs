@@ -89,6 +89,7 @@ pub(super) async fn replace_session(
     let id = start.planned.map_or_else(new_session_id, |planned| Ok(planned.id))?;
     let life = SessionLife::begin(Version::ZERO, now, shared.node.config.lifetime);
     let (next, made) = shared.node.insert_record(id, life, now)?;
+    let notices = shared.node.followed.notices_of(&shared.node.config.owner(&next.id()));
     // Derived outside of all locks: the application's own code runs here.
     let principal = shared.principal_for(old, now).map(|principal| principal.owner.tag());
     let by_value = matches!(shared.node.config.identity, Identity::Value { .. });
@@ -113,7 +114,9 @@ pub(super) async fn replace_session(
     }
     made.keep();
     if let Some(stamp) = replacement.stamp {
-        shared.node.note_stored(&next, Known::new(stamp, stamp), !replacement.is_unstored, now);
+        // Another node may have ended the new session already, by a sign-out that came after the end of the old one.
+        let is_whole = !replacement.is_unstored && !shared.node.followed.is_outdated(notices);
+        shared.node.note_stored(&next, Known::new(stamp, stamp), is_whole, now);
         if replacement.is_unstored {
             // The next load brings the store the values of other nodes that only this node's memory has now.
             next.extras().sync().owe();

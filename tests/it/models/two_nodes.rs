@@ -12,10 +12,14 @@ use layered_session::{
 };
 use proptest::{
     prelude::*,
-    test_runner::{RngAlgorithm, TestRng, TestRunner},
+    test_runner::{RngAlgorithm, TestCaseError, TestRng, TestRunner},
 };
 
-use self::world::{Site, Step, World};
+use self::{
+    faults::Fault,
+    values::Op,
+    world::{Site, Step, Then, Trouble, World},
+};
 
 mod acts;
 mod checks;
@@ -101,15 +105,30 @@ fn two_nodes_match_the_reference() {
     };
     let spans = [20, 1_000, 10_000, 31_000, 61_000, 3_600_000, 18_000_000, 86_400_000, 259_200_000];
     let spans = spans.map(Duration::from_millis).to_vec();
-    let run = |steps: Vec<Step>| {
-        let mut world = World::new(Scripted::new());
-        let run = async {
-            for step in steps {
-                world.step(step).await?;
-            }
-            world.finish().await
-        };
-        run.now_or_never().expect("only the program waits")
-    };
     runner.run(&proptest::collection::vec(programs::step(spans), 1..40), run).unwrap();
+}
+
+fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let mut world = World::new(Scripted::new());
+    let run = async {
+        for step in steps {
+            world.step(step).await?;
+        }
+        world.finish().await
+    };
+    run.now_or_never().expect("only the program waits")
+}
+
+// The sign-out ends the new session before the renewing node has the store's answer to the end of the old one.
+#[test]
+fn sign_out_reaches_session_of_waiting_renewal() {
+    let visit = |node, doing| Step::Visit { node, jar: 0, load: None, ops: vec![doing], keep: false, lost: false };
+    let waits = Trouble { calls: 2, fault: Fault::HoldReply, then: Then::Leave };
+    let program = vec![
+        visit(0, (Op::SignIn { user: 0, adopt: false }, None)),
+        Step::Follow { node: 1, follows: true },
+        visit(1, (Op::Renew, Some(waits))),
+        visit(0, (Op::SignOut, None)),
+    ];
+    run(program).unwrap();
 }

@@ -25,7 +25,10 @@ impl<S: Site> World<S> {
             for value in adopted {
                 choice.may_write(|_| value, now);
             }
-            choice.asks(handle.node);
+            // A refused write leaves no doubt.
+            if done.fired != Some(Fault::Refuse) {
+                choice.asks(handle.node);
+            }
         } else if done.fired != Some(Fault::Refuse) {
             self.may_happen(Some(handle.node), session, done);
         }
