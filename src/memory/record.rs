@@ -191,30 +191,13 @@ impl Record {
         Ok(version)
     }
 
-    /// Merges the lifetime that another node gave the session: the newer lifetime stays. Returns whether the lifetime has
-    /// changed.
-    pub(crate) fn merge_life(&self, other: &SessionLife, now: Millis) -> bool {
-        self.merge_life_with(other, now, SessionLife::merge)
-    }
-
-    /// Merges the store's lifetime of the session. The store decides between two lifetimes that two nodes have set in the
-    /// same moment.
-    pub(crate) fn merge_stored_life(&self, stored: &SessionLife, now: Millis) -> bool {
-        self.merge_life_with(stored, now, |mine, stored, before| {
-            let is_other = (mine.idle(), mine.ends_with_browser()) != (stored.idle(), stored.ends_with_browser());
-            if mine.lifetime_version() == stored.lifetime_version() && is_other {
-                mine.take(stored, before);
-                return true;
-            }
-            mine.merge(stored, before)
-        })
-    }
-
-    fn merge_life_with(
+    /// Merges the lifetime that another node gave the session, by the rule of [`SessionLife::merge`] or
+    /// [`SessionLife::merge_stored`]. Returns whether the lifetime has changed.
+    pub(crate) fn merge_life(
         &self,
         other: &SessionLife,
-        now: Millis,
         merge: impl FnOnce(&mut SessionLife, &SessionLife, Millis) -> bool,
+        now: Millis,
     ) -> bool {
         if other.lifetime_version() == Version::ZERO {
             return false;

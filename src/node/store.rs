@@ -241,7 +241,7 @@ impl Node {
             ..mine
         });
         self.raise_longest_absolute(absolute_deadline.since(mine.created));
-        record.merge_stored_life(&life, now);
+        record.merge_life(&life, SessionLife::merge_stored, now);
     }
 
     /// Lists a session's record under its owner, for notices.

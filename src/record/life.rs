@@ -228,8 +228,18 @@ impl SessionLife {
         is_newer
     }
 
+    /// Merges the store's lifetime. The store decides between two lifetimes that two nodes have set in the same moment.
+    pub(crate) fn merge_stored(&mut self, stored: &Self, before: Millis) -> bool {
+        let is_other = (self.idle, self.ends_with_browser()) != (stored.idle, stored.ends_with_browser());
+        if self.lifetime_version() == stored.lifetime_version() && is_other {
+            self.take(stored, before);
+            return true;
+        }
+        self.merge(stored, before)
+    }
+
     /// Takes over another lifetime.
-    pub(crate) fn take(&mut self, other: &Self, before: Millis) {
+    fn take(&mut self, other: &Self, before: Millis) {
         let mine = self.fields();
         self.set_fields(
             LifeFields { created: mine.created, birth: mine.birth, generation: mine.generation, ..other.fields() },

@@ -13,7 +13,7 @@ use crate::{
     id::RecordKey,
     memory::{EndedSession, SessionLookup, record::Record},
     node::store::{NodeStore, Reading},
-    record::life::{End, Successor},
+    record::life::{End, SessionLife, Successor},
     session::shared::{Binding, SessionShared, fenced},
     tier::Snapshot,
     time::Millis,
@@ -171,7 +171,7 @@ pub(super) fn settle(
     if token.is_idle(now) {
         // Only the lifetime is merged. The tombstones may be gone by now, so the values of such an old token could undo
         // removals.
-        record.merge_life(&token.life, now);
+        record.merge_life(&token.life, SessionLife::merge, now);
         return Admission::Live(record, None);
     }
     Admission::Live(record, Some(opened))

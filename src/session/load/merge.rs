@@ -9,6 +9,7 @@ use crate::{
     record::{
         change::{IncomingFrom, IncomingValue},
         cookie_sync::CookieSnapshot,
+        life::SessionLife,
         state::{Kind, State},
         values::{Resolution, ValueSlot},
     },
@@ -117,7 +118,7 @@ pub(in crate::session) fn merge_payload(
     resolution: Resolution,
     now: Millis,
 ) -> PayloadMerge {
-    let has_newer_life = record.merge_life(&token.life, now);
+    let has_newer_life = record.merge_life(&token.life, SessionLife::merge, now);
     let mut filled = Vec::new();
     let mut session = merge_entries(shared, (Scope::Session, record), token, resolution, &mut filled, now);
     session.is_newer |= has_newer_life;

@@ -173,7 +173,8 @@ impl<S: Site> World<S> {
         }
     }
 
-    /// Notes what an operation on an ended session may do to the sessions that renewals have made of it.
+    /// Notes the possible effects of an operation on an ended session: an end of the sessions that renewals have made of
+    /// the session.
     fn may_happen_later(&mut self, node: Option<usize>, session: usize, op: Op) {
         match (op, self.sessions[session].user) {
             (Op::SignOut, _) => self.follow(session),
