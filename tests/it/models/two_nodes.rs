@@ -56,6 +56,8 @@ impl Site for Scripted {
     type Store = SpyStore;
     type Clock = ManualClock;
 
+    const DEADLINE: Duration = Duration::from_millis(250);
+
     fn is_prompt(&self) -> bool {
         true
     }

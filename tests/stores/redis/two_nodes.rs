@@ -50,6 +50,9 @@ impl Site for Real {
     type Store = RedisStore;
     type Clock = TokioClock;
 
+    /// Long enough for a machine with other work.
+    const DEADLINE: Duration = Duration::from_secs(1);
+
     fn is_prompt(&self) -> bool {
         self.is_over
     }

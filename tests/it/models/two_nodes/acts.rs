@@ -130,7 +130,7 @@ impl<S: Site> World<S> {
             Then::Drop => false,
             // The deadline of an operation that an earlier step has left must not pass unseen.
             Then::Expire if self.flight.is_none() => {
-                self.site.pass(Duration::from_millis(300)).await;
+                self.site.pass(S::DEADLINE + Duration::from_millis(50)).await;
                 true
             }
             Then::Open | Then::Leave | Then::Expire => {

@@ -34,6 +34,9 @@ pub(crate) trait Site {
     type Store: Store;
     type Clock: Clock;
 
+    /// The deadline of a call of the store.
+    const DEADLINE: Duration;
+
     /// Whether a notice has arrived when its commit has ended.
     fn is_prompt(&self) -> bool;
 
@@ -256,8 +259,8 @@ impl<S: Site> World<S> {
         let chain = declared(chain, &self.ring);
         let (store, script) = (self.site.store(), self.script.clone());
         let chain = match node {
-            Some(node) => chain.tier(SharedTier::new(Faulty { store, script, node })),
-            None => chain.tier(SharedTier::new(store)),
+            Some(node) => chain.tier(SharedTier::new(Faulty { store, script, node }).deadline(S::DEADLINE)),
+            None => chain.tier(SharedTier::new(store).deadline(S::DEADLINE)),
         };
         chain.build().expect("a chain of memory, a cookie and a store")
     }
