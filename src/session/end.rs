@@ -236,11 +236,12 @@ pub(crate) async fn revoke(shared: &SessionShared, principal: &ResolvedPrincipal
     let now = shared.node.now();
     let record = shared.hold_principal(principal, now);
     let time = &shared.node.time;
-    let fresh = time.fresh(now, Version::ZERO);
+    // This node doesn't know the counters of other nodes in this millisecond, so all ids of the millisecond end too.
+    let version = time.fresh(now, Version::ZERO).max(Version::last_at(time.wall(now)));
     let version = match shared.node.store() {
         Some(store) => {
             let until = shared.node.cookies_until(now);
-            let write = StoreWrite { above: fresh, ..StoreWrite::of(CommitKind::Revoke { up_to: None }, until) };
+            let write = StoreWrite { above: version, ..StoreWrite::of(CommitKind::Revoke { up_to: None }, until) };
             match record.extras().sync().track(store.commit(principal.owner, write)).await? {
                 Committed::Applied { stamp, newest, generation } => {
                     shared.node.note_stored(&record, Known::new(generation, newest), false, now);
@@ -249,8 +250,7 @@ pub(crate) async fn revoke(shared: &SessionShared, principal: &ResolvedPrincipal
                 _ => return Err(not_taken()),
             }
         }
-        // This node doesn't know the counters of other nodes in this millisecond, so all ids of the millisecond end too.
-        None => fresh.max(Version::last_at(time.wall(now))),
+        None => version,
     };
     shared.node.raise_not_before(&record, version, shared.node.now());
     shared.node.account(&record, now);

@@ -73,7 +73,6 @@
 //! | `end_keeps_reason_and_successor` | The end keeps its reason and its successor. |
 //! | `first_end_counts` | A second `End` changes neither the reason, the successor nor the time. |
 //! | `revoke_raises_not_before` | `Revoke` raises the not-before to its stamp. |
-//! | `revoke_ends_its_millisecond` | The stamp of `Revoke` is the last version of its millisecond. |
 //! | `lost_revoke_is_repeated` | `Revoke` with `up_to` raises the not-before to that version, and leaves a greater not-before. |
 //! | `revoke_keeps_values` | `Revoke` changes no value. |
 //! | `not_before_stays` | The not-before stays through commits of each kind, `Clear` too. |

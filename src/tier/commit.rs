@@ -39,8 +39,7 @@ pub enum CommitKind {
         except: Option<&'static str>,
     },
     /// Ends all sessions of a principal that began before this commit: raises [`StoredRecord::not_before`] to the
-    /// commit's stamp. Creates a missing record. Without `up_to` the stamp is the last version of its millisecond, since
-    /// the records of sessions count the versions of a millisecond on their own.
+    /// commit's stamp. Creates a missing record.
     Revoke {
         /// The version to raise `not_before` to, instead of the stamp: the stamp of an earlier commit of this kind that
         /// the store has lost. A greater `not_before` stays.
@@ -114,10 +113,6 @@ impl<'a> Commit<'a> {
         let before = record.take();
         let newest = before.as_ref().map_or(Version::ZERO, StoredRecord::newest);
         let stamp = Version::at(Wall::of(now)).max(newest.max(self.above).next());
-        let stamp = match self.kind {
-            CommitKind::Revoke { up_to: None } => Version::last_at(stamp.wall()),
-            _ => stamp,
-        };
         let mut next = before.clone().unwrap_or_else(|| StoredRecord::new(stamp));
         next.expires = next.expires.max(now + self.keep);
         next.newest = stamp;

@@ -91,10 +91,6 @@ elseif counter < 65535 then
 elseif known_millis < MAX_MILLIS then
     known_millis, counter = known_millis + 1, 0
 end
--- The records of sessions count the versions of a millisecond on their own, and the end of all sessions covers them.
-if kind == 'revoke' and detail == '' then
-    counter = 65535
-end
 local stamp = struct.pack('>I6I2', known_millis, counter)
 
 -- The next header.

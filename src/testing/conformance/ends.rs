@@ -32,11 +32,6 @@ pub(super) const RULES: &[Rule] = &[
         Box::pin(revoke_raises_not_before(trial))
     }),
     Rule::new(
-        "revoke_ends_its_millisecond",
-        "The stamp of `Revoke` is the last version of its millisecond.",
-        |trial| Box::pin(revoke_ends_its_millisecond(trial)),
-    ),
-    Rule::new(
         "lost_revoke_is_repeated",
         "`Revoke` with `up_to` raises the not-before to that version, and leaves a greater not-before.",
         |trial| Box::pin(lost_revoke_is_repeated(trial)),
@@ -149,15 +144,6 @@ async fn revoke_raises_not_before(trial: &Trial<'_>) -> Outcome {
     for _ in 0..2 {
         let stamp = owner.applied(Draft::revoke()).await?.stamp;
         same("the not-before after `Revoke`", owner.present().await?.not_before(), stamp)?;
-    }
-    Ok(())
-}
-
-async fn revoke_ends_its_millisecond(trial: &Trial<'_>) -> Outcome {
-    let owner = trial.owner();
-    for _ in 0..2 {
-        let stamp = owner.applied(Draft::revoke()).await?.stamp;
-        same("the stamp of `Revoke`", stamp, Version::last_at(stamp.wall()))?;
     }
     Ok(())
 }

@@ -73,26 +73,6 @@ pub(super) const STORES: &[Wrong] = &[
         }),
     ),
     (
-        "revoke_ends_its_millisecond",
-        ONLY,
-        commits(|commit, record, now| {
-            let (above, is_new) = match record {
-                Some(record) => (record.newest.max(commit.above), false),
-                None => (commit.above, true),
-            };
-            let committed = commit.apply(record, now);
-            match (commit.kind(), committed, record) {
-                (CommitKind::Revoke { up_to: None }, Committed::Applied { stamp, generation, .. }, Some(record)) => {
-                    let stamp = above.next().max(Version::at(stamp.wall()));
-                    let generation = if is_new { stamp } else { generation };
-                    (record.newest, record.not_before, record.generation) = (stamp, stamp, generation);
-                    Committed::Applied { stamp, newest: stamp, generation }
-                }
-                (_, committed, _) => committed,
-            }
-        }),
-    ),
-    (
         "lost_revoke_is_repeated",
         ONLY,
         commits(|commit, record, now| match commit.kind() {

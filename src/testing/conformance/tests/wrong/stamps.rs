@@ -9,8 +9,6 @@ use crate::{
     version::Version,
 };
 
-const SECOND: Duration = Duration::from_secs(1);
-
 pub(super) const STORES: &[Wrong] = &[
     (
         "stamps_increase",
@@ -38,10 +36,8 @@ pub(super) const STORES: &[Wrong] = &[
         "stamp_is_above_carried_versions",
         ONLY,
         commits(|commit, record, now| {
-            // The stamps of several ends of all sessions are some milliseconds ahead of the clock.
-            let is_carried = |record: &&mut StoredRecord| record.newest > Version::at(Wall::of(now).after(SECOND));
-            if let Some(record) = record.as_mut().filter(is_carried) {
-                record.newest = Version::last_at(Wall::of(now));
+            if let Some(record) = record {
+                record.newest = record.newest.min(Version::last_at(Wall::of(now)));
             }
             commit.apply(record, now)
         }),
