@@ -177,6 +177,10 @@ pub(super) async fn end_other_sessions(shared: &SessionShared) -> Result<(), Wri
     let now = shared.node.now();
     let (record, principal) = signed_in(shared, shared.live(now).ok(), now)?;
     check_ends_kept(shared)?;
+    // Two calls for one session must not meet: the revocation by the second call would end the session that the first
+    // call has renewed.
+    let _gate = replace::renewal_gate(shared, &record).await;
+    let now = shared.node.now();
     if let Some(store) = shared.node.store() {
         // Another node may have renewed or ended this session, or all of the user's: the call then ends no session, and
         // its renewal must not revive this session.
@@ -188,7 +192,7 @@ pub(super) async fn end_other_sessions(shared: &SessionShared) -> Result<(), Wri
     let _exemption = shared.node.exempt_renewals.exempt(*record.key(), shared.handle_id());
     let above = revoke(shared, &principal).await?;
     let start = SessionStart { kind: StartKind::Renewal { above }, planned: None, changes: &[], adopt: &[] };
-    replace::replace_session(shared, &record, &start, now).await.map(drop)
+    replace::replace_behind_gate(shared, &record, &start, now).await.map(drop)
 }
 
 /// # Errors

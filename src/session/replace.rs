@@ -86,6 +86,29 @@ pub(super) async fn replace_session(
     start: &SessionStart<'_>,
     now: Millis,
 ) -> Result<Vec<Mutation>, WriteError> {
+    let _gate = renewal_gate(shared, old).await;
+    replace_behind_gate(shared, old, start, now).await
+}
+
+/// Waits until no write to the store and no renewal of the session is under way on this node, and keeps others from
+/// beginning.
+pub(super) async fn renewal_gate<'a>(
+    shared: &SessionShared,
+    record: &'a Record,
+) -> Option<tokio::sync::RwLockWriteGuard<'a, ()>> {
+    match shared.node.store {
+        Some(_) => Some(record.extras().renew_gate().write().await),
+        None => None,
+    }
+}
+
+/// Does the work of [`replace_session`]. The caller holds the [`renewal_gate`].
+pub(super) async fn replace_behind_gate(
+    shared: &SessionShared,
+    old: &Arc<Record>,
+    start: &SessionStart<'_>,
+    now: Millis,
+) -> Result<Vec<Mutation>, WriteError> {
     let id = start.planned.map_or_else(new_session_id, |planned| Ok(planned.id))?;
     let life = SessionLife::begin(Version::ZERO, now, shared.node.config.lifetime);
     let (next, made) = shared.node.insert_record(id, life, now)?;
@@ -96,13 +119,9 @@ pub(super) async fn replace_session(
     let followed = start.kind.is_renewal() && principal.is_some();
     let predecessor = Predecessor { id: old.id(), shares_end: followed && by_value };
     let mut replacement = Replacement { start, predecessor, followed, stamp: None, is_unstored: false };
-    let (ended, _gate) = match shared.node.store() {
-        Some(store) => {
-            let gate = old.extras().renew_gate().write().await;
-            let ended = replace_in_store(shared, store, (old, &next), &mut replacement, now).await?;
-            (Some(ended), Some(gate))
-        }
-        None => (None, None),
+    let ended = match shared.node.store() {
+        Some(store) => Some(replace_in_store(shared, store, (old, &next), &mut replacement, now).await?),
+        None => None,
     };
     let moved = shared.rebind_if(next.clone(), || swap_records(shared, (old, principal), &next, &replacement, now));
     if let (Err(_), Some(store)) = (&moved, shared.node.store()) {

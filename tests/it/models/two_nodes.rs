@@ -18,7 +18,7 @@ use proptest::{
 use self::{
     faults::Fault,
     values::Op,
-    world::{Site, Step, Then, Trouble, World},
+    world::{Doing, Site, Step, Then, Trouble, World},
 };
 
 mod acts;
@@ -121,16 +121,35 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
     run.now_or_never().expect("only the program waits")
 }
 
+fn visit(node: usize, jar: usize, ops: Vec<Doing>) -> Step {
+    Step::Visit { node, jar, load: None, ops, keep: false, lost: false }
+}
+
+const SIGN_IN: Op = Op::SignIn { user: 0, adopt: false };
+
 // The sign-out ends the new session before the renewing node has the store's answer to the end of the old one.
 #[test]
 fn sign_out_reaches_session_of_waiting_renewal() {
-    let visit = |node, doing| Step::Visit { node, jar: 0, load: None, ops: vec![doing], keep: false, lost: false };
     let waits = Trouble { calls: 2, fault: Fault::HoldReply, then: Then::Leave };
     let program = vec![
-        visit(0, (Op::SignIn { user: 0, adopt: false }, None)),
+        visit(0, 0, vec![(SIGN_IN, None)]),
         Step::Follow { node: 1, follows: true },
-        visit(1, (Op::Renew, Some(waits))),
-        visit(0, (Op::SignOut, None)),
+        visit(1, 0, vec![(Op::Renew, Some(waits))]),
+        visit(0, 0, vec![(Op::SignOut, None)]),
     ];
     run(program).unwrap();
+}
+
+// Both calls have read the session before either ends the other sessions.
+#[test]
+fn second_end_of_other_sessions_waits_for_the_first() {
+    let waits = |calls| Trouble { calls, fault: Fault::HoldRequest, then: Then::Leave };
+    for calls in 0..5 {
+        let program = vec![
+            visit(0, 1, vec![(SIGN_IN, None)]),
+            visit(1, 1, vec![(Op::EndOthers, Some(waits(calls)))]),
+            visit(1, 1, vec![(Op::EndOthers, None)]),
+        ];
+        run(program).unwrap_or_else(|failure| panic!("call {calls} waits: {failure}"));
+    }
 }

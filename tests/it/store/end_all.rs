@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use layered_session::{
     CloseReason, Principal, WriteErrorKind,
-    testing::{ManualClock, SpyStore},
+    testing::{ManualClock, Operation, SpyStore},
 };
 
 use crate::{
-    support::{Browser, Node, bare, kind, ring, set, sign_in, signed_in, theme, under_way},
+    support::{Browser, Node, Visits, bare, kind, ring, set, sign_in, signed_in, theme, under_way},
     writes::stored,
 };
 
@@ -102,6 +103,22 @@ async fn ending_other_sessions_keeps_the_renewed_session() {
     for node in [&app.start(), &app.start()] {
         assert_eq!((user(&here, node).await.is_some(), user(&other, node).await), (true, None));
     }
+}
+
+// R6: two tabs of a session call at once, and the second call must not end the session that the first call renews.
+#[tokio::test]
+async fn concurrent_ends_of_other_sessions_keep_the_renewed_session() {
+    let (store, app) = stored();
+    let browser = signed_in(&app.node, "ada").await;
+    let tabs = [under_way(&browser, &app.node).await, under_way(&browser, &app.node).await];
+    store.hold_requests(Operation::Revoke);
+    let mut first = Box::pin(tabs[0].end_other_sessions());
+    let mut second = Box::pin(tabs[1].end_other_sessions());
+    assert!(first.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_none());
+    store.release();
+    first.await.unwrap();
+    assert_eq!(kind(second.await), Some(WriteErrorKind::Closed));
+    tabs[0].set(Visits(1)).await.unwrap();
 }
 
 #[tokio::test]
