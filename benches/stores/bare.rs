@@ -17,6 +17,9 @@ const REPLACES: usize = 12;
 const ENTRY: usize = 14;
 const WORDS: usize = 15;
 
+/// The bytes of a version.
+const VERSION: usize = 8;
+
 /// Opens a client with the settings of the sockets that the store has.
 pub(crate) fn client(port: u16) -> Result<Client, BoxError> {
     let info = format!("redis://127.0.0.1:{port}").into_connection_info()?;
@@ -101,16 +104,16 @@ impl Bare {
     pub(crate) async fn commit(&mut self) -> Result<(), BoxError> {
         let answer = cmd(&self.call).query_async(&mut self.connection).await?;
         let Value::Array(parts) = answer else { return Err("the answer of a commit is a list".into()) };
-        let (Some(Value::BulkString(outcome)), Some(Value::BulkString(stamp))) = (parts.first(), parts.get(2)) else {
-            return Err("the answer of a commit has a stamp".into());
-        };
-        if outcome != b"applied" {
+        let (Some(Value::BulkString(outcome)), Some(Value::BulkString(versions))) = (parts.first(), parts.get(2))
+        else {
             return Err(format!("a commit was refused: {parts:?}").into());
-        }
-        self.call[ABOVE].clone_from(stamp);
+        };
+        let stamp = versions.get(..VERSION).filter(|_| outcome == b"applied");
+        let stamp = stamp.ok_or("the answer of a commit has a stamp")?.to_vec();
         if self.replaces {
-            self.call[REPLACES].clone_from(stamp);
+            self.call[REPLACES].clone_from(&stamp);
         }
+        self.call[ABOVE] = stamp;
         Ok(())
     }
 }

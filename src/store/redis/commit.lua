@@ -2,36 +2,16 @@
 
 local kind, above, keep, life, detail, channel, message = unpack(ARGV, 1, 7)
 local FIRST_CHANGE, CHANGE = 8, 4
--- The not-before and the lifetime of a new record.
-local NO_REST = string.rep('\0', 29)
-
--- A version as two numbers: the milliseconds and the counter.
-local function parts(version)
-    return struct.unpack('>I6I2', version)
-end
-
-local function is_older(millis_a, counter_a, millis_b, counter_b)
-    return millis_a < millis_b or (millis_a == millis_b and counter_a < counter_b)
-end
-
-local function newer_of(a, b)
-    local millis_a, counter_a = parts(a)
-    return is_older(millis_a, counter_a, parts(b)) and b or a
-end
+local ZERO = '\0\0\0\0\0\0\0\0'
 
 -- An entry: the version, a byte that is 1 for a tombstone, and the JSON. A shorter entry counts as absent.
-local function version_of(entry)
-    return entry and #entry > 8 and entry:sub(1, 8) or ZERO
-end
-
 local function outranks(entry, current)
     if not current or #current < 9 then
         return true
     end
-    local millis_a, counter_a = parts(entry)
-    local millis_b, counter_b = parts(current)
-    if millis_a ~= millis_b or counter_a ~= counter_b then
-        return is_older(millis_b, counter_b, millis_a, counter_a)
+    local version, current_version = entry:sub(1, 8), current:sub(1, 8)
+    if version ~= current_version then
+        return is_older(current_version, version)
     end
     local removes, removed = entry:byte(9) % 2, current:byte(9) % 2
     if removes ~= removed or removes == 1 then
@@ -55,35 +35,38 @@ local header = current[1]
 if header and not is_decodable(header) then
     return redis.error_reply(UNDECODABLE)
 end
-if header and expires_of(header) <= now then
-    header = false
+-- The parts of the header. The rest is the not-before and the lifetime of a live record, or the end.
+local state, newest, generation, expires, rest
+if header then
+    state, newest, generation, expires = struct.unpack('>Bc8c8I6', header, 2)
+    rest = header:sub(25)
 end
-if not header then
-    current = {}
+if not header or expires <= now then
+    header, current, newest, expires, rest = false, {}, ZERO, 0, string.rep('\0', 29)
 end
 
 -- Refusals.
-local function outdated()
-    return { 'outdated', '', header and redis.call('HGETALL', key) or {} }
-end
-if header and state_of(header) == ENDED then
+if header and state == ENDED then
     return { 'ended', '', header }
-end
-if header and kind == 'create' then
-    return outdated()
 end
 if not header and (kind == 'update' or kind == 'clear') then
     return { 'absent', '' }
 end
+local life_version, current_life_version = life:sub(14), rest:sub(22)
+local is_outdated = header and kind == 'create'
 for at = FIRST_CHANGE, #ARGV, CHANGE do
     local replaces = ARGV[at + 1]
-    if replaces ~= '' and version_of(current[(at - FIRST_CHANGE) / CHANGE + 2]) ~= replaces then
-        return outdated()
+    if replaces ~= '' then
+        local entry = current[(at - FIRST_CHANGE) / CHANGE + 2]
+        is_outdated = is_outdated or replaces ~= (entry and #entry > 8 and entry:sub(1, 8) or ZERO)
     end
+end
+if is_outdated then
+    return { 'outdated', '', header and redis.call('HGETALL', key) or {} }
 end
 
 -- The stamp: the clock's time, or the version that follows the newest known version.
-local known_millis, counter = parts(header and newer_of(header:sub(3, 10), above) or above)
+local known_millis, counter = struct.unpack('>I6I2', is_older(newest, above) and above or newest)
 if known_millis < now then
     known_millis, counter = now, 0
 elseif counter < 65535 then
@@ -93,16 +76,18 @@ elseif known_millis < MAX_MILLIS then
 end
 local stamp = struct.pack('>I6I2', known_millis, counter)
 
+-- The stamp is above each version of the record, unless the record has the greatest version of all.
+local is_above_all = stamp ~= newest
+
 -- The next header.
-local newest, generation = stamp, header and header:sub(11, 18) or stamp
-local expired_at = header and expires_of(header) or 0
-local expires = math.max(expired_at, math.min(now + keep, MAX_MILLIS))
--- The not-before and the lifetime.
-local rest = header and header:sub(25) or NO_REST
+newest, generation = stamp, header and generation or stamp
+local expired_at = expires
+expires = math.max(expired_at, math.min(now + keep, MAX_MILLIS))
 if kind == 'revoke' then
-    rest = newer_of(rest:sub(1, 8), detail ~= '' and detail or stamp) .. rest:sub(9)
+    local not_before = detail ~= '' and detail or stamp
+    rest = is_older(rest:sub(1, 8), not_before) and not_before .. rest:sub(9) or rest
 end
-if life ~= '' and (rest:byte(9) == 0 or newer_of(rest:sub(22), life:sub(14)) ~= rest:sub(22)) then
+if life ~= '' and (rest:byte(9) == 0 or is_older(current_life_version, life_version)) then
     -- A new lifetime may be shorter, and then shortens the span too.
     rest, expires = rest:sub(1, 8) .. life, math.min(now + keep, MAX_MILLIS)
 end
@@ -120,11 +105,14 @@ end
 if kind ~= 'revoke' and kind ~= 'end' then
     for at = FIRST_CHANGE, #ARGV, CHANGE do
         local field, version = ARGV[at], ARGV[at + 2]
-        local entry = (version == '' and stamp or version) .. ARGV[at + 3]
-        if version ~= '' then
-            newest = newer_of(newest, version)
+        if version == '' then
+            version = stamp
+        elseif is_older(newest, version) then
+            newest = version
         end
-        if outranks(entry, entries[field] or current[(at - FIRST_CHANGE) / CHANGE + 2]) then
+        local entry = version .. ARGV[at + 3]
+        if is_above_all and version == stamp and not entries[field]
+            or outranks(entry, entries[field] or current[(at - FIRST_CHANGE) / CHANGE + 2]) then
             entries[field] = entry
         end
     end
@@ -133,13 +121,11 @@ end
 -- The writes. No command before this line writes.
 local retired = header and kind == 'end' and redis.call('HGETALL', key)
 local begins = not header or kind == 'end'
-local write = { 'HSET', key, '@' }
+local head = (kind == 'end' and '\1\2' or '\1\1') .. newest .. generation .. struct.pack('>I6', expires)
 if kind == 'end' then
-    local head = '\1\2' .. newest .. generation .. millis(expires)
-    write[4] = head .. detail:sub(1, 1) .. millis(now) .. detail:sub(2)
-else
-    write[4] = '\1\1' .. newest .. generation .. millis(expires) .. rest
+    rest = detail:sub(1, 1) .. struct.pack('>I6', now) .. detail:sub(2)
 end
+local write = { 'HSET', key, '@', head .. rest }
 for field, entry in pairs(entries) do
     write[#write + 1] = field
     write[#write + 1] = entry
@@ -149,7 +135,7 @@ if begins then
 end
 redis.call(unpack(write))
 if begins or expired_at ~= expires then
-    expire_at(expires)
+    redis.call('PEXPIREAT', key, string.format('%d', expires - 1))
 end
 
 -- A server may refuse the notice (ACL channels). The commit is made, and so succeeds.
@@ -157,6 +143,6 @@ local sent = redis.pcall('PUBLISH', channel, message .. newest .. generation)
 local silent = type(sent) == 'table' and sent.err or ''
 
 if kind ~= 'end' then
-    return { 'applied', silent, stamp, newest, generation }
+    return { 'applied', silent, stamp .. newest .. generation }
 end
 return retired and { 'retired', silent, retired } or { 'absent', silent }

@@ -83,6 +83,13 @@ pub(super) fn version(version: Version) -> [u8; 8] {
     version.as_u64().to_be_bytes()
 }
 
+/// Reads the versions of a commit that was made: the stamp, the newest version and the generation.
+pub(super) fn versions(bytes: &[u8]) -> Option<[Version; 3]> {
+    let mut reader = Reader(bytes);
+    let versions = [reader.version()?, reader.version()?, reader.version()?];
+    reader.0.is_empty().then_some(versions)
+}
+
 /// Converts a span to whole milliseconds, rounded up: a store keeps a record for at least the span.
 pub(super) fn span_millis(span: Duration) -> u64 {
     whole_millis(span.saturating_add(Duration::from_nanos(999_999))).min(MAX_MILLIS)

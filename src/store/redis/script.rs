@@ -137,11 +137,10 @@ pub(super) fn reply(reply: Value) -> Result<Reply, StoreError> {
     let (outcome, silent) = (bytes(part()?)?, bytes(part()?)?);
     let committed = match outcome.as_slice() {
         b"applied" => {
-            let mut version = || {
-                let bytes = bytes(part()?)?.try_into().map_err(|_| malformed("a version has 8 bytes"))?;
-                Ok::<_, StoreError>(Version::from_u64(u64::from_be_bytes(bytes)))
-            };
-            Committed::Applied { stamp: version()?, newest: version()?, generation: version()? }
+            let versions = bytes(part()?)?;
+            let [stamp, newest, generation] =
+                layout::versions(&versions).ok_or_else(|| malformed("an applied commit has three versions"))?;
+            Committed::Applied { stamp, newest, generation }
         }
         b"retired" => Committed::Retired(live(part()?)?),
         b"outdated" => Committed::Outdated(live(part()?)?),

@@ -4,9 +4,12 @@ local header = redis.call('HGET', key, '@')
 if header and not is_decodable(header) then
     return redis.error_reply(UNDECODABLE)
 end
-local expires = math.min(now + ARGV[1], MAX_MILLIS)
-if header and state_of(header) == LIVE and now < expires_of(header) and expires_of(header) < expires then
-    redis.call('HSET', key, '@', header:sub(1, 18) .. millis(expires) .. header:sub(25))
-    expire_at(expires)
+if header and header:byte(2) == LIVE then
+    local expires = math.min(now + ARGV[1], MAX_MILLIS)
+    local expired_at = struct.unpack('>I6', header, 19)
+    if now < expired_at and expired_at < expires then
+        redis.call('HSET', key, '@', header:sub(1, 18) .. struct.pack('>I6', expires) .. header:sub(25))
+        redis.call('PEXPIREAT', key, string.format('%d', expires - 1))
+    end
 end
 return ''
