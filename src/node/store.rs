@@ -155,8 +155,8 @@ impl Node {
     fn told_use(&self, state: &State, left: Duration, now: Millis) -> Millis {
         let span = self.stored_span(state.idle());
         match state.absolute_deadline() {
-            // A commit for another reason keeps the record: a node that did not know of a shorter lifetime, or the end
-            // of all sessions of a user. The span does not show a use.
+            // A commit for another reason keeps the record: the end of all sessions of a user, or one of two lifetimes that
+            // two nodes have set in the same moment. The span does not show a use.
             _ if left > span.saturating_add(SECOND) => Millis::default(),
             // The absolute deadline comes before the idle deadline, so the span does not show the last use. A second of
             // tolerance: the answer was under way.
@@ -325,7 +325,9 @@ impl<'a> NodeStore<'a> {
         for (owner, record) in records {
             let state = record.read();
             if record.extras().sync().tells_use(state.idle(), used) {
-                due.push((Touch::new(*owner, self.node.stored_until(&state, used).since(now)), record));
+                let touch = Touch::new(*owner, self.node.stored_until(&state, used).since(now));
+                let lifetime = state.life().map(SessionLife::lifetime_version);
+                due.push((touch.by_lifetime(lifetime), record));
             }
         }
         if !due.is_empty() {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 pub(super) use self::attempts::Attempts;
-pub(super) use self::through::read_session;
+pub(super) use self::through::{read_session, tell_use};
 use self::through::{write_lifetime, write_through};
 use super::shared::{Binding, SessionShared};
 use crate::{
@@ -140,7 +140,7 @@ async fn commit_here(
         let version = write(shared, &target, CommitKind::Upsert, changes, now).await?;
         // The store learns of the user's record alone, and the session is in use too.
         if let (Some(store), Ok(bound)) = (shared.node.store(), shared.live(now)) {
-            store.touch(&[(shared.node.config.owner(&bound.id()), &bound)], now).await;
+            tell_use(shared, store, &bound, now).await;
         }
         return Ok(version);
     }
@@ -289,13 +289,24 @@ pub(super) async fn set_lifetime(
     lifetime: Lifetime,
     now: Millis,
 ) -> Result<(), WriteError> {
+    let mut attempts = Attempts::of(&shared.node);
+    while attempts.settle(try_set_lifetime(shared, record, lifetime, now).await).await?.is_none() {}
+    Ok(())
+}
+
+async fn try_set_lifetime(
+    shared: &SessionShared,
+    record: &Arc<Record>,
+    lifetime: Lifetime,
+    now: Millis,
+) -> Result<(), CommitFailure> {
     if let Some(store) = shared.node.store() {
-        // The store keeps the lifetime with the newest version, so the new version must be above that of a lifetime from
+        // The store refuses an older lifetime than its own, so the new version must be above that of a lifetime from
         // another node, whose clock may be ahead.
         read_session(shared, store, record, now).await?;
         // Another node may have set a lifetime that has passed: the store keeps the record for a while longer.
         if let Some(reason) = record.closed(now) {
-            return Err(WriteError::closed(reason));
+            return Err(WriteError::closed(reason).into());
         }
     }
     let mut life = record.read().life().cloned().ok_or_else(|| WriteError::closed(CloseReason::Expired))?;

@@ -19,19 +19,7 @@ impl Session {
     /// A dropped `touch` has counted the use on this node. The call waits only for a shared store, once per tenth of the
     /// idle lifetime; without a store the first poll completes the call.
     pub async fn touch(&self) -> Result<(), WriteError> {
-        let shared = self.touched();
-        let now = shared.node.now();
-        match shared.live(now) {
-            Ok(record) => {
-                record.touch(now);
-                if let Some(store) = shared.node.store() {
-                    store.touch(&[(shared.node.config.owner(&record.id()), &record)], now).await;
-                }
-            }
-            Err(Some(reason)) => return Err(WriteError::closed(reason)),
-            Err(None) => {}
-        }
-        Ok(())
+        lifecycle::touch(self.touched()).await
     }
 
     /// Gives the session a lifetime of its own ("remember me"). Renewals keep the lifetime. The absolute part counts

@@ -265,8 +265,8 @@ async fn replace_in_store<'a>(
                 let _ = shared.end(old, CloseReason::Destroyed, now);
                 return Err(WriteError::closed(CloseReason::Destroyed));
             }
+            Ok(Committed::Outdated(_)) | Err(_) => replacement.is_unstored = true,
             Ok(_) => {}
-            Err(_) => replacement.is_unstored = true,
         }
     }
     // Undeclared values stay in the store. A value that is written with the move replaces each earlier copy.

@@ -78,6 +78,7 @@
 //! | `not_before_stays` | The not-before stays through commits of each kind, `Clear` too. |
 //! | `life_is_kept` | The lifetime of a new record comes back whole, or is `None`. |
 //! | `newer_life_replaces_older` | A lifetime replaces a lifetime with an older version, and no other. |
+//! | `older_life_refuses_the_commit` | A commit with an older lifetime than the record's changes nothing and is `Outdated`. |
 //! | `life_stays` | A commit without a lifetime keeps the lifetime, and a lifetime changes no value. |
 //! | `reads_answer_in_order` | A read answers each ask in order, also repeated and unknown owners. |
 //! | `empty_read_has_no_answers` | A read without asks has no answers. |
@@ -107,8 +108,9 @@
 //! | `touch_shortens_no_span` | A touch with a shorter span leaves the longer span. |
 //! | `touch_prolongs_no_end` | A touch does not prolong an end. |
 //! | `touch_revives_no_record` | A touch does not bring an expired record back. |
+//! | `touch_needs_the_current_life` | A touch by an older lifetime than the record's does not prolong the record. |
 //! | `new_life_sets_the_span` | A commit that replaces the lifetime sets the span, also to a shorter span. |
-//! | `older_life_shortens_no_span` | A commit with a lifetime that is not newer leaves the longer span. |
+//! | `equal_life_shortens_no_span` | A commit with the lifetime that the record has leaves the longer span. |
 //! | `updates_are_not_lost` | Concurrent updates that replace the version they have read all count. |
 //! | `one_create_wins` | Of concurrent commits of kind `Create` one applies, and the others are `Outdated`. |
 //! | `concurrent_stamps_differ` | Concurrent commits of one owner have different stamps. |

@@ -73,8 +73,9 @@ impl<'a> Commit<'a> {
         self.changes
     }
 
-    /// The lifetime of a session to create, or the lifetime that replaces an older lifetime of the session. The store
-    /// keeps the lifetime with the newer version.
+    /// The lifetime of the session, as the node knows the lifetime; `None` for a principal, and for a commit that says
+    /// nothing of the lifetime. Replaces an older lifetime of the record. A store whose record has a newer lifetime
+    /// answers [`Committed::Outdated`]: the node has computed [`keep`](Self::keep) from a lifetime that no longer holds.
     pub const fn life(&self) -> Option<StoredLife> {
         self.life
     }
@@ -155,8 +156,10 @@ impl<'a> Commit<'a> {
             let current = record.and_then(|record| record.entry(change.name));
             change.replaces.is_none_or(|replaces| current.map_or(Version::ZERO, |entry| entry.version) == replaces)
         };
+        let version = self.life.as_ref().map(StoredLife::version);
+        let has_newer_life = record.is_some_and(|record| record.has_life_above(version));
         let outdated = || Committed::Outdated(record.cloned().unwrap_or_else(|| StoredRecord::new(Version::ZERO)));
-        (!self.changes.iter().all(is_current)).then(outdated)
+        (has_newer_life || !self.changes.iter().all(is_current)).then(outdated)
     }
 }
 
@@ -232,8 +235,8 @@ pub enum Committed {
     },
     /// The store ended the record. Contains the record as it was before the end.
     Retired(StoredRecord),
-    /// The store made no change: a change replaces a version that is no longer current, or the record to create exists.
-    /// Contains the current record.
+    /// The store made no change: a change replaces a version that is no longer current, the record has a newer lifetime,
+    /// or the record to create exists. Contains the current record.
     Outdated(StoredRecord),
     /// The store has no such record, and made no change. The only exception is a commit of kind `End`: the store notes
     /// the end.

@@ -3,6 +3,7 @@
 use std::{fmt, time::Duration};
 
 use super::{Commit, Committed, Known, NoticeStream, OwnerId, StoreFuture, StoredEnd, StoredRecord};
+use crate::version::Version;
 
 /// A shared store: the records of all nodes, by owner.
 ///
@@ -23,7 +24,9 @@ use super::{Commit, Committed, Known, NoticeStream, OwnerId, StoreFuture, Stored
 /// - A removal leaves a tombstone with its version. The tombstone stays as long as the record.
 /// - An ended record stays ended until it expires: each read answers [`Snapshot::Ended`], each commit
 ///   [`Committed::Ended`].
-/// - The record stays for the longest of the spans that its commits and touches have asked for, see [`Commit::keep`].
+/// - The record stays for the longest of the spans that its commits and touches have asked for, see [`Commit::keep`]. A
+///   commit or touch by an older lifetime than the record's changes nothing: see [`Commit::life`] and
+///   [`Touch::lifetime_version`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a shared store",
     note = "a shared store implements `layered_session::tier::Store`; a read-only source goes into the chain as it is: \
@@ -49,7 +52,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn commit<'a>(&'a self, commit: Commit<'a>) -> StoreFuture<'a, Committed>;
 
     /// Keeps records for longer: the owners were used, and nothing changed. The store moves the expiry of a live record to
-    /// a later time, never to an earlier time. The store leaves ended and missing records as they are.
+    /// a later time, never to an earlier time. The store leaves ended and missing records as they are, and records with a
+    /// newer lifetime than [`Touch::lifetime_version`].
     ///
     /// # Errors
     ///
@@ -81,11 +85,18 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 pub struct Touch {
     owner: OwnerId,
     keep: Duration,
+    lifetime_version: Option<Version>,
 }
 
 impl Touch {
     pub(crate) const fn new(owner: OwnerId, keep: Duration) -> Self {
-        Self { owner, keep }
+        Self { owner, keep, lifetime_version: None }
+    }
+
+    /// Names the lifetime from which the node has computed the span.
+    pub(crate) const fn by_lifetime(mut self, version: Option<Version>) -> Self {
+        self.lifetime_version = version;
+        self
     }
 
     /// The owner of the record.
@@ -96,6 +107,13 @@ impl Touch {
     /// The minimum span for which the store keeps the record, counted from the call.
     pub const fn keep(&self) -> Duration {
         self.keep
+    }
+
+    /// The [version](super::StoredLife::version) of the session's lifetime, as the node knows the lifetime; `None` for a
+    /// principal. A store whose record has a newer lifetime ignores the touch: the node has computed
+    /// [`keep`](Self::keep) from a lifetime that no longer holds, and the commit of the newer lifetime was a use too.
+    pub const fn lifetime_version(&self) -> Option<Version> {
+        self.lifetime_version
     }
 }
 

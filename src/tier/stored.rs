@@ -164,9 +164,14 @@ impl StoredRecord {
 
     /// Moves the expiry of a live record to a later time: the contract of [`Store::touch`](super::Store::touch) as code.
     pub fn touch(&mut self, touch: Touch, now: SystemTime) {
-        if self.end.is_none() && now < self.expires {
+        if self.end.is_none() && now < self.expires && !self.has_life_above(touch.lifetime_version()) {
             self.expires = self.expires.max(now + touch.keep());
         }
+    }
+
+    /// Whether the record has a newer lifetime than the lifetime of this version.
+    pub(crate) fn has_life_above(&self, version: Option<Version>) -> bool {
+        self.life.is_some_and(|life| version.is_some_and(|version| version < life.version))
     }
 
     pub(crate) fn retain(&mut self, keep: impl Fn(&str) -> bool) {

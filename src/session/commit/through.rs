@@ -50,7 +50,7 @@ pub(super) async fn write_through(
     };
     let (life, until) = {
         let state = record.read();
-        let life = state.life().filter(|_| kind == CommitKind::Create).map(|life| shared.node.stored_life(life));
+        let life = state.life().map(|life| shared.node.stored_life(life));
         (life, shared.node.stored_until(&state, context.now).max(tombstone))
     };
     let told: SmallVec<[Change<'_>; 2]> = changes.iter().map(Change::from).collect();
@@ -124,6 +124,9 @@ fn apply(
             Ok(version)
         }
         Committed::Outdated(stored) => {
+            if let Some(life) = stored.life() {
+                shared.node.merge_stored_life(record, life, context.now);
+            }
             shared.node.merge_stored(record, stored, *scope, context.now);
             Err(CommitFailure::Outdated)
         }
@@ -160,14 +163,32 @@ pub(in crate::session) async fn read_session(
     }
 }
 
-/// Writes a lifetime of a session to the store.
+/// Tells the store of a use by a handle, if the use is due. Reads the session first if memory can't answer for it: another
+/// node may have set another lifetime, and the store ignores a use by the older lifetime. The read may also tell of the
+/// session's end. After a failure a later use tells the store.
+pub(in crate::session) async fn tell_use(
+    shared: &SessionShared,
+    store: NodeStore<'_>,
+    record: &Arc<Record>,
+    now: Millis,
+) {
+    let idle = record.read().idle();
+    if !record.is_use_due(idle, now) {
+        return;
+    }
+    if shared.node.vouches(record, now) || read_session(shared, store, record, now).await.is_ok() {
+        store.touch(&[(shared.node.config.owner(&record.id()), record)], now).await;
+    }
+}
+
+/// Writes a lifetime of a session to the store. The write is outdated if another node has set a newer lifetime.
 pub(super) async fn write_lifetime(
     shared: &SessionShared,
     store: NodeStore<'_>,
     record: &Arc<Record>,
     life: &SessionLife,
     now: Millis,
-) -> Result<(), WriteError> {
+) -> Result<(), CommitFailure> {
     let _gate = record.extras().renew_gate().read().await;
     let stored = Some(shared.node.stored_life(life));
     let until = shared.node.session_until(life, now);
@@ -179,10 +200,11 @@ pub(super) async fn write_lifetime(
             shared.node.note_stored(record, Known::new(generation, newest), false, now);
             Ok(())
         }
-        Committed::Ended(end) => Err(WriteError::closed(shared.end_as_stored(record, &end, now))),
-        Committed::Absent | Committed::Outdated(_) | Committed::Retired(_) => {
+        Committed::Outdated(_) => Err(CommitFailure::Outdated),
+        Committed::Ended(end) => Err(WriteError::closed(shared.end_as_stored(record, &end, now)).into()),
+        Committed::Absent | Committed::Retired(_) => {
             let _ = shared.end(record, CloseReason::Destroyed, now);
-            Err(WriteError::closed(CloseReason::Destroyed))
+            Err(WriteError::closed(CloseReason::Destroyed).into())
         }
     }
 }

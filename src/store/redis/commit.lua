@@ -53,7 +53,7 @@ if not header and (kind == 'update' or kind == 'clear') then
     return { 'absent', '' }
 end
 local life_version, current_life_version = life:sub(14), rest:sub(22)
-local is_outdated = header and kind == 'create'
+local is_outdated = header and kind == 'create' or life ~= '' and is_older(life_version, current_life_version)
 for at = FIRST_CHANGE, #ARGV, CHANGE do
     local replaces = ARGV[at + 1]
     if replaces ~= '' then

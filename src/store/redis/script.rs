@@ -109,6 +109,7 @@ fn add_change(call: &mut Cmd, change: &Change<'_>) {
 pub(super) fn touch_call(script: &Script, prefix: &str, touch: &Touch) -> Cmd {
     let mut call = evalsha(script, prefix, &touch.owner());
     call.arg(layout::span_millis(touch.keep()));
+    call.arg(touch.lifetime_version().map(layout::version).as_ref().map_or(&[][..], |bytes| bytes));
     call
 }
 

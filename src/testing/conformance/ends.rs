@@ -49,6 +49,11 @@ pub(super) const RULES: &[Rule] = &[
         |t| Box::pin(newer_life_replaces_older(t)),
     ),
     Rule::new(
+        "older_life_refuses_the_commit",
+        "A commit with an older lifetime than the record's changes nothing and is `Outdated`.",
+        |t| Box::pin(older_life_refuses_the_commit(t)),
+    ),
+    Rule::new(
         "life_stays",
         "A commit without a lifetime keeps the lifetime, and a lifetime changes no value.",
         |trial| Box::pin(life_stays(trial)),
@@ -194,13 +199,31 @@ async fn newer_life_replaces_older(trial: &Trial<'_>) -> Outcome {
     let mut current = life(30, Version::ZERO);
     owner.applied(Draft::create().life(current)).await?;
     let newer = life(1, version(7)).until_browser_closes(true);
-    for told in [life(9, Version::ZERO), newer, life(60, version(6)), life(60, version(7)), life(2, version(8))] {
+    for told in [life(9, Version::ZERO), newer, life(60, version(7)), life(2, version(8))] {
         owner.applied(Draft::update().life(told)).await?;
         if told.version() > current.version() {
             current = told;
         }
         let subject = format!("the lifetime after a lifetime of version {}", told.version());
         same(&subject, owner.present().await?.life().copied(), Some(current))?;
+    }
+    Ok(())
+}
+
+async fn older_life_refuses_the_commit(trial: &Trial<'_>) -> Outcome {
+    let owner = trial.owner();
+    owner.applied(Draft::create().set("theme", "1").life(life(30, version(7)))).await?;
+    let before = owner.present().await?;
+    for older in [Version::ZERO, version(6)] {
+        for draft in [Draft::update().set("theme", "2"), Draft::upsert().remove("theme"), Draft::clear()] {
+            let case = format!("for a commit of kind `{:?}` with an older lifetime", draft.kind());
+            let answered = owner.outdated(draft.life(life(60, older)), &case).await?;
+            same("the lifetime in `Outdated`", answered.life(), before.life())?;
+            let record = owner.present().await?;
+            same("the values after a refused commit", entries(&record), entries(&before))?;
+            same("the versions after a refused commit", record.known(), before.known())?;
+            same("the lifetime after a refused commit", record.life(), before.life())?;
+        }
     }
     Ok(())
 }

@@ -177,7 +177,9 @@ impl Store for Model {
 
     fn touch<'a>(&'a self, touches: &'a [Touch]) -> StoreFuture<'a, ()> {
         StoreFuture::boxed(async move {
-            let kept = |touch: &Touch| Touch::new((self.conduct.key)(touch.owner()), touch.keep());
+            let kept = |touch: &Touch| {
+                Touch::new((self.conduct.key)(touch.owner()), touch.keep()).by_lifetime(touch.lifetime_version())
+            };
             let touches: Vec<_> = touches.iter().map(kept).collect();
             (self.conduct.touch)(&mut lock(&self.state).records, &touches, self.clock.now());
             Ok(())

@@ -17,7 +17,7 @@ use proptest::{
 
 use self::{
     faults::Fault,
-    values::Op,
+    values::{Op, Slot},
     world::{Doing, Site, Step, Then, Trouble, World},
 };
 
@@ -136,6 +136,65 @@ fn sign_out_reaches_session_of_waiting_renewal() {
         Step::Follow { node: 1, follows: true },
         visit(1, 0, vec![(Op::Renew, Some(waits))]),
         visit(0, 0, vec![(Op::SignOut, None)]),
+    ];
+    run(program).unwrap();
+}
+
+// Node 1 knows the session by its first lifetime until the socket's next use, five hours later.
+#[test]
+fn use_on_a_node_that_knows_an_older_lifetime_counts() {
+    for (lifetime, op, hours) in [
+        (1, Op::Set(Slot::Count), [5, 2]),
+        (1, Op::Remove(Slot::Count), [5, 2]),
+        (1, Op::Set(Slot::Choice), [5, 2]),
+        (1, Op::Touch, [5, 2]),
+        (2, Op::Set(Slot::Count), [40, 90]),
+        (2, Op::Touch, [40, 90]),
+    ] {
+        let [first, later] = hours.map(|hours| Step::Pass(Duration::from_secs(hours * 3600)));
+        let begin = vec![(SIGN_IN, None), (Op::Set(Slot::Count), None)];
+        let program = vec![
+            Step::Visit { node: 1, jar: 0, load: None, ops: begin, keep: true, lost: false },
+            visit(0, 0, vec![(Op::Lifetime(lifetime), None)]),
+            first,
+            Step::Socket { which: 0, doing: (op, None) },
+            later,
+            Step::Look { jar: 0 },
+        ];
+        run(program).unwrap_or_else(|failure| panic!("{op:?} after lifetime {lifetime}: {failure}"));
+    }
+}
+
+// The use is due ten seconds after node 1 has read the session, so node 1 tells the store of the use without another
+// read. The browser has the cookie of the first visit.
+#[test]
+fn use_by_an_older_lifetime_hides_no_use() {
+    let pass = |seconds| Step::Pass(Duration::from_secs(seconds));
+    let due = values::LIFETIMES[0][0].as_secs() / 10;
+    let program = vec![
+        Step::Visit { node: 1, jar: 0, load: None, ops: vec![(SIGN_IN, None)], keep: true, lost: false },
+        pass(due - 10),
+        visit(1, 0, vec![]),
+        Step::Visit { node: 0, jar: 0, load: None, ops: vec![(Op::Lifetime(1), None)], keep: false, lost: true },
+        pass(15),
+        Step::Socket { which: 0, doing: (Op::Touch, None) },
+        pass(5 * 3600),
+        Step::Look { jar: 0 },
+    ];
+    run(program).unwrap();
+}
+
+// Both nodes have read the session before either sets a lifetime. The lifetime whose call ends last counts.
+#[test]
+fn lifetime_counts_after_a_newer_lifetime_of_another_node() {
+    let waits = Trouble { calls: 1, fault: Fault::HoldRequest, then: Then::Leave };
+    let program = vec![
+        visit(0, 0, vec![(SIGN_IN, None)]),
+        visit(0, 0, vec![(Op::Lifetime(1), Some(waits))]),
+        visit(1, 0, vec![(Op::Lifetime(2), None)]),
+        Step::Land(Then::Open),
+        Step::Pass(Duration::from_secs(8 * 3600)),
+        Step::Look { jar: 0 },
     ];
     run(program).unwrap();
 }

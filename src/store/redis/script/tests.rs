@@ -53,7 +53,7 @@ fn seen(snapshot: &Snapshot) -> String {
 enum Step {
     Commit { owner: u8, kind: u8, changes: Vec<(u8, u8, u8, u8)>, life: u8, above: u8, keep: u8 },
     Read { known: Vec<(u8, u8)> },
-    Touch { owners: Vec<u8>, keep: u8 },
+    Touch { owners: Vec<u8>, keep: u8, life: u8 },
     Wait,
 }
 
@@ -64,7 +64,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => commit,
         3 => prop::collection::vec((0..3_u8, 0..4_u8), 0..4).prop_map(|known| Step::Read { known }),
-        2 => (prop::collection::vec(0..3_u8, 0..4), 0..8_u8).prop_map(|(owners, keep)| Step::Touch { owners, keep }),
+        2 => (prop::collection::vec(0..3_u8, 0..4), 0..8_u8, 0..4_u8)
+            .prop_map(|(owners, keep, life)| Step::Touch { owners, keep, life }),
         1 => Just(Step::Wait),
     ]
 }
@@ -157,15 +158,15 @@ impl Search {
                 let asks: Vec<_> = known.into_iter().map(|(owner, known)| self.ask(owner, known)).collect();
                 self.read(&asks)?;
             }
-            Step::Touch { owners, keep: choice } => {
-                let owners: Vec<_> = owners.iter().map(|owner| self.owners[usize::from(*owner)]).collect();
-                let touches: Vec<_> = owners.iter().map(|owner| Touch::new(*owner, keep(*choice))).collect();
+            Step::Touch { owners, keep: choice, life } => {
+                let touches: Vec<_> = owners.iter().map(|owner| self.touch(*owner, keep(*choice), *life)).collect();
                 let ((), times) = self.during(async |store| store.touch(&touches).await.unwrap());
                 for touch in &touches {
                     let touched = |record: &mut Option<StoredRecord>, now| {
                         // The store has whole milliseconds.
                         let keep = Duration::from_millis(span_millis(touch.keep()));
-                        record.iter_mut().for_each(|record| record.touch(Touch::new(touch.owner(), keep), now));
+                        let touch = Touch::new(touch.owner(), keep).by_lifetime(touch.lifetime_version());
+                        record.iter_mut().for_each(|record| record.touch(touch, now));
                         true
                     };
                     self.follow(touch.owner(), &times, touched, "a touch")?;
@@ -180,6 +181,18 @@ impl Search {
             }
         }
         Ok(())
+    }
+
+    fn touch(&mut self, owner: u8, keep: Duration, life: u8) -> Touch {
+        let owner = self.owners[usize::from(owner)];
+        let current = self.may_be(owner).iter().flatten().find_map(StoredRecord::life).map(StoredLife::version);
+        let version = match life {
+            0 => None,
+            1 => Some(Version::ZERO),
+            2 => current.map(Version::next),
+            _ => current,
+        };
+        Touch::new(owner, keep).by_lifetime(version)
     }
 
     fn ask(&mut self, owner: u8, known: u8) -> Ask {

@@ -130,11 +130,20 @@ pub(super) const STORES: &[Wrong] = &[
         }),
     ),
     (
+        "older_life_refuses_the_commit",
+        ONLY,
+        commits(|commit, record, now| {
+            let current = record.as_ref().and_then(StoredRecord::life).map(StoredLife::version);
+            let is_current = |life: &StoredLife| current.is_none_or(|current| current <= life.version());
+            Commit { life: commit.life().filter(is_current), ..*commit }.apply(record, now)
+        }),
+    ),
+    (
         "life_stays",
         ONLY,
         commits(|commit, record, now| {
             let committed = commit.apply(record, now);
-            if matches!(commit.kind(), CommitKind::Clear { .. }) {
+            if let (CommitKind::Clear { .. }, Committed::Applied { .. }) = (commit.kind(), &committed) {
                 record.iter_mut().for_each(|record| record.life = None);
             }
             committed

@@ -124,7 +124,8 @@ pub(super) const STORES: &[Wrong] =
                     for touch in touches {
                         let record = records
                             .get_mut(&touch.owner())
-                            .filter(|record| record.end.is_none() && now < record.expires);
+                            .filter(|record| record.end.is_none() && now < record.expires)
+                            .filter(|record| !record.has_life_above(touch.lifetime_version()));
                         record.into_iter().for_each(|record| record.expires = now + touch.keep());
                     }
                 },
@@ -137,7 +138,10 @@ pub(super) const STORES: &[Wrong] =
             Conduct {
                 touch: |records, touches, now| {
                     for touch in touches {
-                        let record = records.get_mut(&touch.owner()).filter(|record| now < record.expires);
+                        let record = records
+                            .get_mut(&touch.owner())
+                            .filter(|record| now < record.expires)
+                            .filter(|record| !record.has_life_above(touch.lifetime_version()));
                         record.into_iter().for_each(|record| record.expires = record.expires.max(now + touch.keep()));
                     }
                 },
@@ -150,8 +154,24 @@ pub(super) const STORES: &[Wrong] =
             Conduct {
                 touch: |records, touches, now| {
                     for touch in touches {
-                        let record = records.get_mut(&touch.owner()).filter(|record| record.end.is_none());
+                        let record = records
+                            .get_mut(&touch.owner())
+                            .filter(|record| record.end.is_none())
+                            .filter(|record| !record.has_life_above(touch.lifetime_version()));
                         record.into_iter().for_each(|record| record.expires = record.expires.max(now + touch.keep()));
+                    }
+                },
+                ..RIGHT
+            },
+        ),
+        (
+            "touch_needs_the_current_life",
+            ONLY,
+            Conduct {
+                touch: |records, touches, now| {
+                    for touch in touches {
+                        let record = records.get_mut(&touch.owner());
+                        record.into_iter().for_each(|record| record.touch(touch.by_lifetime(None), now));
                     }
                 },
                 ..RIGHT
@@ -172,7 +192,7 @@ pub(super) const STORES: &[Wrong] =
             }),
         ),
         (
-            "older_life_shortens_no_span",
+            "equal_life_shortens_no_span",
             ONLY,
             commits(|commit, record, now| {
                 spanning(
