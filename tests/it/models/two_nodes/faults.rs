@@ -110,6 +110,11 @@ impl Script {
         })
     }
 
+    /// Notes that the held call has written nothing, so that a later call makes the operation's write.
+    fn note_unwritten(&self) {
+        self.with(|state| state.fired = Some(Fault::HoldRequest));
+    }
+
     async fn hold(&self) {
         let gate = Gate::default();
         self.with(|state| state.held = Some(gate.clone()));
@@ -125,7 +130,8 @@ pub(crate) struct Faulty<S> {
 }
 
 impl<S> Faulty<S> {
-    async fn call<T: Unpin>(&self, call: StoreFuture<'_, T>) -> Result<T, StoreError> {
+    /// Makes a call. `writes` tells whether the answer is that of a write.
+    async fn call<T: Unpin>(&self, call: StoreFuture<'_, T>, writes: fn(&T) -> bool) -> Result<T, StoreError> {
         let lost = || Err(StoreError::other("the script lost the call"));
         match self.script.next() {
             None => call.await,
@@ -141,6 +147,9 @@ impl<S> Faulty<S> {
             }
             Some(Fault::HoldReply) => {
                 let answer = call.await;
+                if !answer.as_ref().is_ok_and(writes) {
+                    self.script.note_unwritten();
+                }
                 self.script.hold().await;
                 answer
             }
@@ -160,15 +169,17 @@ impl<S: Store> Store for Faulty<S> {
     }
 
     fn read<'a>(&'a self, asks: &'a [Ask]) -> StoreFuture<'a, Vec<Snapshot>> {
-        StoreFuture::boxed(async move { self.call(self.store.read(asks)).await })
+        StoreFuture::boxed(async move { self.call(self.store.read(asks), |_| false).await })
     }
 
     fn commit<'a>(&'a self, commit: Commit<'a>) -> StoreFuture<'a, Committed> {
-        StoreFuture::boxed(async move { self.call(self.store.commit(commit)).await })
+        StoreFuture::boxed(async move {
+            self.call(self.store.commit(commit), |committed| !matches!(committed, Committed::Outdated(_))).await
+        })
     }
 
     fn touch<'a>(&'a self, touches: &'a [Touch]) -> StoreFuture<'a, ()> {
-        StoreFuture::boxed(async move { self.call(self.store.touch(touches)).await })
+        StoreFuture::boxed(async move { self.call(self.store.touch(touches), |()| false).await })
     }
 
     fn notices(&self) -> Option<NoticeStream> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use futures_util::FutureExt;
-use layered_session::WriteErrorKind;
+use layered_session::{CloseReason, WriteErrorKind};
 use proptest::test_runner::TestCaseError;
 
 use super::{
@@ -213,7 +213,9 @@ impl<S: Site> World<S> {
             return Ok(());
         }
         ensure(!facts.must_live(now), || format!("{text} is closed: {facts:?}"))?;
-        if !facts.end.is_now(|end| *end != End::Live) {
+        // A deadline tells nothing of an operation whose outcome is unknown.
+        let has_expired = handle.session.closed().now_or_never() == Some(CloseReason::Expired);
+        if has_expired || !facts.end.is_now(|end| *end != End::Live) {
             facts.end.may_write(|end| end.or(End::Expired), now);
         }
         facts.end.made_by(handle.node);
