@@ -108,6 +108,7 @@
 //! | `touch_shortens_no_span` | A touch with a shorter span leaves the longer span. |
 //! | `touch_prolongs_no_end` | A touch does not prolong an end. |
 //! | `touch_revives_no_record` | A touch does not bring an expired record back. |
+//! | `refused_commit_prolongs_no_span` | A commit that is refused for its older lifetime does not prolong the record. |
 //! | `touch_needs_the_current_life` | A touch by an older lifetime than the record's does not prolong the record. |
 //! | `new_life_sets_the_span` | A commit that replaces the lifetime sets the span, also to a shorter span. |
 //! | `equal_life_shortens_no_span` | A commit with the lifetime that the record has leaves the longer span. |

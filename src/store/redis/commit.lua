@@ -111,8 +111,8 @@ if kind ~= 'revoke' and kind ~= 'end' then
             newest = version
         end
         local entry = version .. ARGV[at + 3]
-        if is_above_all and version == stamp and not entries[field]
-            or outranks(entry, entries[field] or current[(at - FIRST_CHANGE) / CHANGE + 2]) then
+        local is_first_and_above = is_above_all and version == stamp and not entries[field]
+        if is_first_and_above or outranks(entry, entries[field] or current[(at - FIRST_CHANGE) / CHANGE + 2]) then
             entries[field] = entry
         end
     end
@@ -135,7 +135,7 @@ if begins then
 end
 redis.call(unpack(write))
 if begins or expired_at ~= expires then
-    redis.call('PEXPIREAT', key, string.format('%d', expires - 1))
+    redis.call('PEXPIREAT', key, string.format('%.0f', expires - 1))
 end
 
 -- A server may refuse the notice (ACL channels). The commit is made, and so succeeds.

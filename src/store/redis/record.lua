@@ -3,7 +3,8 @@
 -- A version has 64 bits, and a number of Lua has 53, so a version stays a string here, and is compared as milliseconds
 -- and counter. The operator `<` on strings is never used: Lua compares strings by the locale of the server.
 --
--- Each call runs the whole script, and so makes each function anew: a function must save more than it costs.
+-- Each call runs the whole script, and so makes each function anew: lines in place are faster than a function with one
+-- caller.
 
 local LIVE, ENDED = 1, 2
 local MAX_MILLIS = 2 ^ 48 - 1

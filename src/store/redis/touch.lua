@@ -11,7 +11,7 @@ if header and header:byte(2) == LIVE then
     local is_outdated = lifetime ~= '' and is_older(lifetime, header:sub(46))
     if now < expired_at and expired_at < expires and not is_outdated then
         redis.call('HSET', key, '@', header:sub(1, 18) .. struct.pack('>I6', expires) .. header:sub(25))
-        redis.call('PEXPIREAT', key, string.format('%d', expires - 1))
+        redis.call('PEXPIREAT', key, string.format('%.0f', expires - 1))
     end
 end
 return ''

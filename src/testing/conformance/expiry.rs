@@ -70,6 +70,12 @@ pub(super) const RULES: &[Rule] = &[
     })
     .over_time(),
     Rule::new(
+        "refused_commit_prolongs_no_span",
+        "A commit that is refused for its older lifetime does not prolong the record.",
+        |t| Box::pin(refused_commit_prolongs_no_span(t)),
+    )
+    .over_time(),
+    Rule::new(
         "touch_needs_the_current_life",
         "A touch by an older lifetime than the record's does not prolong the record.",
         |t| Box::pin(touch_needs_the_current_life(t)),
@@ -164,7 +170,7 @@ async fn before_expiry<'a>(
     let mut span = SHORT;
     loop {
         let owner = trial.owner();
-        owner.applied(Draft::create().set("theme", "1").keep(span)).await?;
+        owner.applied(Draft::create().set("theme", "1").life(life(Version::ZERO)).keep(span)).await?;
         if call(owner).await? {
             return Ok((owner, span));
         }
@@ -281,10 +287,18 @@ async fn touch_revives_no_record(trial: &Trial<'_>) -> Outcome {
     owner.absent(Draft::update()).await
 }
 
+async fn refused_commit_prolongs_no_span(trial: &Trial<'_>) -> Outcome {
+    let owner = trial.owner();
+    owner.applied(Draft::create().life(life(version(7))).keep(SHORT)).await?;
+    // A slow store answers `Absent`: the record has expired before.
+    owner.commit(Draft::update().set("theme", "1").life(life(version(6))).keep(KEEP)).await?;
+    gone(&owner, "for a record with a span of 100 ms, after a refused commit").await
+}
+
 async fn touch_needs_the_current_life(trial: &Trial<'_>) -> Outcome {
     let owner = trial.owner();
     for older in [Version::ZERO, version(6)] {
-        owner.commit(Draft::upsert().life(life(version(7))).keep(SHORT)).await?;
+        owner.applied(Draft::upsert().life(life(version(7))).keep(SHORT)).await?;
         trial.touch(&[Touch::new(owner.id, KEEP).by_lifetime(Some(older))]).await?;
         gone(&owner, "for a record with a span of 100 ms, after a touch by an older lifetime").await?;
     }

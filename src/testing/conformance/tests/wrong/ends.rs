@@ -131,7 +131,7 @@ pub(super) const STORES: &[Wrong] = &[
     ),
     (
         "older_life_refuses_the_commit",
-        ONLY,
+        Some(&["refused_commit_prolongs_no_span"]),
         commits(|commit, record, now| {
             let current = record.as_ref().and_then(StoredRecord::life).map(StoredLife::version);
             let is_current = |life: &StoredLife| current.is_none_or(|current| current <= life.version());

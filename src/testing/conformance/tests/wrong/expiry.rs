@@ -165,6 +165,17 @@ pub(super) const STORES: &[Wrong] =
             },
         ),
         (
+            "refused_commit_prolongs_no_span",
+            ONLY,
+            commits(|commit, record, now| {
+                let committed = commit.apply(record, now);
+                if let (Committed::Outdated(_), Some(record)) = (&committed, record) {
+                    record.expires = record.expires.max(now + commit.keep());
+                }
+                committed
+            }),
+        ),
+        (
             "touch_needs_the_current_life",
             ONLY,
             Conduct {
