@@ -133,6 +133,11 @@ impl Record {
         }
     }
 
+    /// Sets the last use, also to an earlier time.
+    pub(crate) fn set_used(&self, used: Millis) {
+        self.used.store(used.0, Ordering::Relaxed);
+    }
+
     /// Notes that a request has brought the session's cookie. Only the first call takes the write lock.
     pub(crate) fn confirm(&self) {
         if self.is_confirmed() {

@@ -12,13 +12,18 @@ pub(crate) type HandleId = usize;
 
 /// An exemption of a session, which ends when the guard drops.
 #[derive(Debug)]
-pub(crate) struct Exemption<'a>(&'a ExemptRenewals, (RecordKey, HandleId));
+pub(crate) struct Exemption<'a>(&'a ExemptRenewals, RecordKey);
 
 impl ExemptRenewals {
-    /// Exempts a session until the guard drops. Only the renewing handle may use the session meanwhile.
-    pub(crate) fn exempt(&self, key: RecordKey, renewer: HandleId) -> Exemption<'_> {
-        self.0.lock().push((key, renewer));
-        Exemption(self, (key, renewer))
+    /// Exempts a session until the guard drops. Only the renewing handle may use the session meanwhile. `None` if another
+    /// handle is about to renew the session.
+    pub(crate) fn exempt(&self, key: RecordKey, renewer: HandleId) -> Option<Exemption<'_>> {
+        let mut exempt = self.0.lock();
+        if exempt.iter().any(|(other, _)| *other == key) {
+            return None;
+        }
+        exempt.push((key, renewer));
+        Some(Exemption(self, key))
     }
 
     /// Returns the handle that is about to renew an exempt session.
@@ -30,7 +35,7 @@ impl ExemptRenewals {
 impl Drop for Exemption<'_> {
     fn drop(&mut self) {
         let mut exempt = self.0.0.lock();
-        if let Some(at) = exempt.iter().position(|entry| *entry == self.1) {
+        if let Some(at) = exempt.iter().position(|(key, _)| *key == self.1) {
             exempt.swap_remove(at);
         }
     }

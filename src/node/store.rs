@@ -188,11 +188,9 @@ impl Node {
         self.note_debt(record, reading.told, &snapshot, now);
         match snapshot {
             Snapshot::Present(stored) => {
-                if let Some(life) = stored.life() {
-                    self.merge_stored_life(record, life, now);
-                }
+                let is_shorter = stored.life().is_some_and(|life| self.merge_stored_life(record, life, now));
                 // Before the values: a session that seems idle takes no values.
-                self.merge_use(record, stored.left(), now);
+                self.merge_use(record, stored.left(), is_shorter, now);
                 let known = stored.known();
                 let is_open = || scope == Scope::Principal || record.closed(now).is_none();
                 let was_open = is_open();
@@ -201,7 +199,7 @@ impl Node {
                 record.extras().sync().finish(reading, known, span(record), now);
             }
             Snapshot::Unchanged { left } => {
-                self.merge_use(record, left, now);
+                self.merge_use(record, left, false, now);
                 record.extras().sync().finish_unchanged(reading, span(record), now);
             }
             // The store has no record whose use it could be told of.
@@ -218,21 +216,29 @@ impl Node {
     }
 
     /// Merges the uses on all nodes. The store is told of uses in steps of a tenth of the idle lifetime, so the last use
-    /// may have been later by a tenth.
-    fn merge_use(&self, record: &Record, left: Duration, now: Millis) {
-        let (told, idle) = {
+    /// may have been later by a tenth. With a shorter lifetime than this node knew, the session may have been over before
+    /// the last use here: of the uses before, the change of the lifetime counts, and the uses that the store was told of.
+    fn merge_use(&self, record: &Record, left: Duration, is_shorter: bool, now: Millis) {
+        let (told, idle, changed) = {
             let state = record.read();
-            (self.told_use(&state, left, now), state.idle())
+            let version = state.life().map_or(Version::ZERO, SessionLife::lifetime_version);
+            (self.told_use(&state, left, now), state.idle(), self.time.written(version, now))
         };
-        record.touch(told.after(idle / 10).min(now));
+        let used = told.after(idle / 10).min(now);
+        if is_shorter {
+            record.set_used(used.max(changed));
+        } else {
+            record.touch(used);
+        }
         record.extras().sync().note_told_use(told);
     }
 
-    pub(crate) fn merge_stored_life(&self, record: &Record, stored: &StoredLife, now: Millis) {
+    /// Merges the store's lifetime. Returns whether the idle lifetime is shorter than before.
+    pub(crate) fn merge_stored_life(&self, record: &Record, stored: &StoredLife, now: Millis) -> bool {
         self.note_version(stored.version(), now);
         let absolute_deadline = self.time.node(Wall::of(stored.absolute_deadline()));
         let mine = record.read().life().map(SessionLife::fields);
-        let Some(mine) = mine else { return };
+        let Some(mine) = mine else { return false };
         let life = SessionLife::from(LifeFields {
             absolute_deadline,
             idle: stored.idle(),
@@ -241,7 +247,7 @@ impl Node {
             ..mine
         });
         self.raise_longest_absolute(absolute_deadline.since(mine.created));
-        record.merge_life(&life, SessionLife::merge_stored, now);
+        record.merge_life(&life, SessionLife::merge_stored, now) && stored.idle() < mine.idle
     }
 
     /// Lists a session's record under its owner, for notices.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 pub(super) use self::attempts::Attempts;
-pub(super) use self::through::{read_session, tell_use};
+pub(super) use self::through::{count_use, read_session};
 use self::through::{write_lifetime, write_through};
 use super::shared::{Binding, SessionShared};
 use crate::{
@@ -133,16 +133,12 @@ async fn commit_here(
                 return Err(WriteError::closed(CloseReason::CrossSite).into());
             }
         } else if let Some(bound) = writable(shared, now)? {
-            bound.touch(now);
+            // The write tells the store of the user's record alone, and the session is in use too.
+            count_use(shared, &bound, now).await?;
         }
         let record = shared.hold_principal(&principal, now);
         let target = WriteTarget { extent, ..WriteTarget::principal(record) };
-        let version = write(shared, &target, CommitKind::Upsert, changes, now).await?;
-        // The store learns of the user's record alone, and the session is in use too.
-        if let (Some(store), Ok(bound)) = (shared.node.store(), shared.live(now)) {
-            tell_use(shared, store, &bound, now).await;
-        }
-        return Ok(version);
+        return write(shared, &target, CommitKind::Upsert, changes, now).await;
     }
     match writable(shared, now)? {
         Some(bound) => {
@@ -208,7 +204,7 @@ pub(super) async fn create_session(
     let ended = known.map_or(Version::ZERO, |record| shared.node.not_before(&record, now));
     let above = above.max(ended);
     let birth = planned.map_or_else(|| shared.node.time.fresh(now, above), |planned| planned.birth);
-    let (bound, guard) = shared.node.insert_record(id, begin_life(shared, birth, now), now)?;
+    let (bound, guard) = shared.node.insert_record(id, begin_life(shared, (birth, birth), now), now)?;
     let target = WriteTarget { share, above, ..WriteTarget::session(Arc::clone(&bound)) };
     let version = write(shared, &target, CommitKind::Create, changes, now).await?;
     if shared.node.store.is_some() {
@@ -220,10 +216,14 @@ pub(super) async fn create_session(
 }
 
 /// Returns the life of a session that this handle begins, by a first write or a sign-in.
-pub(super) fn begin_life(shared: &SessionShared, birth: Version, now: Millis) -> SessionLife {
+pub(super) fn begin_life(
+    shared: &SessionShared,
+    (birth, lifetime_version): (Version, Version),
+    now: Millis,
+) -> SessionLife {
     let mut life = SessionLife::begin(birth, now, shared.node.config.lifetime);
     if let Some(lifetime) = shared.own_lifetime() {
-        life.set_lifetime(lifetime, birth, Millis::default());
+        life.set_lifetime(lifetime, lifetime_version, Millis::default());
     }
     life
 }

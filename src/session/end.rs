@@ -129,11 +129,12 @@ async fn end_session(
             let owner = shared.node.config.owner(&record.id());
             if let Some(earlier) = record.extras().sync().track(store.end_line(owner, reason, until)).await? {
                 shared.end_as_stored(&record, &earlier, now);
-                // The store has ended the session that a renewal began meanwhile, and this node may have its record.
-                if let Some(successor) = living_successor(shared, now) {
-                    let _ = shared.end(&successor, reason, now);
+                // A renewal has begun another session meanwhile. The store may not have ended that session: after a step
+                // of this node's clock the renewal seems older than a minute.
+                match living_successor(shared, now) {
+                    Some(_) => continue,
+                    None => return Ok(None),
                 }
-                return Ok(None);
             }
         }
         let principal = shared.principal_for(&record, now).map(|principal| principal.owner.tag());
@@ -178,7 +179,7 @@ pub(super) async fn end_other_sessions(shared: &SessionShared) -> Result<(), Wri
     let (record, principal) = signed_in(shared, shared.live(now).ok(), now)?;
     check_ends_kept(shared)?;
     // Two calls for one session must not meet: the revocation by the second call would end the session that the first
-    // call has renewed.
+    // call has renewed. Without a store no call waits, and the exemption keeps the calls apart.
     let _gate = replace::renewal_gate(shared, &record).await;
     let now = shared.node.now();
     if let Some(store) = shared.node.store() {
@@ -189,10 +190,15 @@ pub(super) async fn end_other_sessions(shared: &SessionShared) -> Result<(), Wri
         load::read_record(shared, &principal, now).await?;
         shared.check_revoked(&record, now).map_err(WriteError::closed)?;
     }
-    let _exemption = shared.node.exempt_renewals.exempt(*record.key(), shared.handle_id());
+    let exemption = shared.node.exempt_renewals.exempt(*record.key(), shared.handle_id());
+    let _exemption = exemption.ok_or_else(|| WriteError::closed(CloseReason::Renewed))?;
+    // Another call has renewed this session, or another node has set a lifetime that has passed.
+    if let Some(reason) = record.closed(now) {
+        return Err(WriteError::closed(reason));
+    }
     let above = revoke(shared, &principal).await?;
     let start = SessionStart { kind: StartKind::Renewal { above }, planned: None, changes: &[], adopt: &[] };
-    replace::replace_behind_gate(shared, &record, &start, now).await.map(drop)
+    replace::replace_behind_gate(shared, (&record, Some(principal.owner.tag())), &start, now).await.map(drop)
 }
 
 /// # Errors

@@ -16,8 +16,8 @@ impl Session {
     ///
     /// # Cancel safety
     ///
-    /// A dropped `touch` has counted the use on this node. The call waits only for a shared store, once per tenth of the
-    /// idle lifetime; without a store the first poll completes the call.
+    /// The call waits only for a shared store, once per tenth of the idle lifetime, and a call that is dropped while it
+    /// waits may not have counted the use. Otherwise the first poll completes the call.
     pub async fn touch(&self) -> Result<(), WriteError> {
         lifecycle::touch(self.touched()).await
     }
@@ -242,7 +242,9 @@ impl Session {
     /// 7.5.2): otherwise the holder of a stolen session can sign the user out.
     ///
     /// The other sessions end first. A failure between the two steps ends this session too. So does another sign-in,
-    /// renewal or sign-out of this session between the two steps: the call then fails with `Closed`.
+    /// renewal or sign-out of this session between the two steps, over a shared store only by another node: the call then
+    /// fails with `Closed`. Of two such calls for one session, the second call of a node fails with `Closed`, and ends no
+    /// session.
     ///
     /// # Errors
     ///

@@ -51,13 +51,10 @@ pub(super) fn check_can_set_cookie(shared: &SessionShared) -> Result<(), WriteEr
 
 pub(super) async fn touch(shared: &SessionShared) -> Result<(), WriteError> {
     let now = shared.node.now();
-    let Some(record) = commit::writable(shared, now)? else { return Ok(()) };
-    record.touch(now);
-    if let Some(store) = shared.node.store() {
-        commit::tell_use(shared, store, &record, now).await;
-        shared.check_open()?;
+    match commit::writable(shared, now)? {
+        Some(record) => commit::count_use(shared, &record, now).await,
+        None => Ok(()),
     }
-    Ok(())
 }
 
 pub(super) async fn renew(shared: &SessionShared) -> Result<(), WriteError> {

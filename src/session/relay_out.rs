@@ -223,8 +223,7 @@ fn check_fit(
     let fitted = match base {
         OrderBase::Living(record) => {
             let predecessor = Predecessor { id: record.id(), shares_end: false };
-            let replacement =
-                Replacement { start: &start, predecessor, followed: false, stamp: None, is_unstored: false };
+            let replacement = Replacement::new(shared, &start, predecessor, false, now);
             let checked =
                 record.live(now, |state| replace::successor_state(shared, state, &replacement, now).map(drop));
             checked.map_err(WriteError::closed)?

@@ -76,6 +76,22 @@ pub(super) struct Replacement<'a> {
     pub(super) stamp: Option<Version>,
     /// Whether the store may lack values of the new session.
     pub(super) is_unstored: bool,
+    /// The version of the lifetime that the application has given a new session. The store and memory must get the same.
+    lifetime_version: Version,
+}
+
+impl<'a> Replacement<'a> {
+    pub(super) fn new(
+        shared: &SessionShared,
+        start: &'a SessionStart<'a>,
+        predecessor: Predecessor,
+        followed: bool,
+        now: Millis,
+    ) -> Self {
+        let fresh = || shared.node.time.fresh(now, start.above());
+        let lifetime_version = start.planned.map_or_else(fresh, |planned| planned.birth);
+        Self { start, predecessor, followed, stamp: None, is_unstored: false, lifetime_version }
+    }
 }
 
 /// Moves the session to a new id. The new record exists before the old record ends. Returns the choices to adopt, as the
@@ -86,8 +102,10 @@ pub(super) async fn replace_session(
     start: &SessionStart<'_>,
     now: Millis,
 ) -> Result<Vec<Mutation>, WriteError> {
+    // Derived before the gate: the application's own code runs here.
+    let principal = shared.principal_for(old, now).map(|principal| principal.owner.tag());
     let _gate = renewal_gate(shared, old).await;
-    replace_behind_gate(shared, old, start, now).await
+    replace_behind_gate(shared, (old, principal), start, now).await
 }
 
 /// Waits until no write to the store and no renewal of the session is under way on this node, and keeps others from
@@ -105,7 +123,7 @@ pub(super) async fn renewal_gate<'a>(
 /// Does the work of [`replace_session`]. The caller holds the [`renewal_gate`].
 pub(super) async fn replace_behind_gate(
     shared: &SessionShared,
-    old: &Arc<Record>,
+    (old, principal): (&Arc<Record>, Option<PrincipalTag>),
     start: &SessionStart<'_>,
     now: Millis,
 ) -> Result<Vec<Mutation>, WriteError> {
@@ -113,12 +131,10 @@ pub(super) async fn replace_behind_gate(
     let life = SessionLife::begin(Version::ZERO, now, shared.node.config.lifetime);
     let (next, made) = shared.node.insert_record(id, life, now)?;
     let notices = shared.node.followed.notices_of(&shared.node.config.owner(&next.id()));
-    // Derived outside of all locks: the application's own code runs here.
-    let principal = shared.principal_for(old, now).map(|principal| principal.owner.tag());
     let by_value = matches!(shared.node.config.identity, Identity::Value { .. });
     let followed = start.kind.is_renewal() && principal.is_some();
     let predecessor = Predecessor { id: old.id(), shares_end: followed && by_value };
-    let mut replacement = Replacement { start, predecessor, followed, stamp: None, is_unstored: false };
+    let mut replacement = Replacement::new(shared, start, predecessor, followed, now);
     let ended = match shared.node.store() {
         Some(store) => Some(replace_in_store(shared, store, (old, &next), &mut replacement, now).await?),
         None => None,
@@ -185,7 +201,7 @@ pub(super) fn chosen(shared: &SessionShared, state: &State, adopt: &[ValueIndex]
 pub(super) fn successor_state(
     shared: &SessionShared,
     state: &State,
-    Replacement { start, predecessor, stamp, is_unstored, .. }: &Replacement<'_>,
+    Replacement { start, predecessor, stamp, is_unstored, lifetime_version, .. }: &Replacement<'_>,
     now: Millis,
 ) -> Result<State, CommitRejected> {
     let Kind::Session { life, .. } = &state.kind else { return Err(CommitRejected::Closed(CloseReason::Expired)) };
@@ -198,9 +214,10 @@ pub(super) fn successor_state(
     let fields = match start.kind {
         // The last end of all sessions may be ahead of the store's clock, and the old birth is above this end.
         StartKind::Renewal { .. } => LifeFields { birth: birth.max(life.birth()), ..life.fields() },
-        StartKind::SignIn { .. } => {
-            LifeFields { generation: life.fields().generation, ..begin_life(shared, birth, now).fields() }
-        }
+        StartKind::SignIn { .. } => LifeFields {
+            generation: life.fields().generation,
+            ..begin_life(shared, (birth, *lifetime_version), now).fields()
+        },
     };
     let mut life = SessionLife::from(fields);
     life.set_predecessor(*predecessor);

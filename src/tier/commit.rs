@@ -73,9 +73,9 @@ impl<'a> Commit<'a> {
         self.changes
     }
 
-    /// The lifetime of the session, as the node knows the lifetime; `None` for a principal, and for a commit that says
-    /// nothing of the lifetime. Replaces an older lifetime of the record. A store whose record has a newer lifetime
-    /// answers [`Committed::Outdated`]: the node has computed [`keep`](Self::keep) from a lifetime that no longer holds.
+    /// The node's copy of the session's lifetime; `None` for a principal, and for a commit that leaves the lifetime alone.
+    /// Replaces an older lifetime of the record. A store whose record has a newer lifetime answers
+    /// [`Committed::Outdated`]: the node has computed [`keep`](Self::keep) from a lifetime that no longer holds.
     pub const fn life(&self) -> Option<StoredLife> {
         self.life
     }

@@ -109,9 +109,9 @@ impl Touch {
         self.keep
     }
 
-    /// The [version](super::StoredLife::version) of the session's lifetime, as the node knows the lifetime; `None` for a
-    /// principal. A store whose record has a newer lifetime ignores the touch: the node has computed
-    /// [`keep`](Self::keep) from a lifetime that no longer holds, and the commit of the newer lifetime was a use too.
+    /// The [version](super::StoredLife::version) of the node's copy of the session's lifetime; `None` for a principal. A
+    /// store whose record has a newer lifetime ignores the touch: the node has computed [`keep`](Self::keep) from a
+    /// lifetime that no longer holds. The commit of the newer lifetime came a moment before, and was a use too.
     pub const fn lifetime_version(&self) -> Option<Version> {
         self.lifetime_version
     }

@@ -39,7 +39,8 @@ impl RecordExtras {
     }
 
     /// Shared by writes to a shared store. Held exclusively by a renewal over such a store, which copies the values to
-    /// the new id in the store: the renewal waits for the writes in flight, and later writes go to the new id.
+    /// the new id in the store: the renewal waits for the writes in flight, and later writes go to the new id. An end of all
+    /// other sessions holds the gate from its first read until its renewal has ended.
     pub(crate) fn renew_gate(&self) -> &tokio::sync::RwLock<()> {
         &self.locks.get_or_init(Box::default).renew_gate
     }

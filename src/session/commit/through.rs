@@ -15,7 +15,7 @@ use crate::{
         life::SessionLife,
     },
     session::shared::SessionShared,
-    tier::{Change, CommitKind, Committed, Known, Snapshot},
+    tier::{Change, CommitKind, Committed, Known, Snapshot, StoredLife},
     time::Millis,
     value::Scope,
     version::Version,
@@ -77,6 +77,16 @@ pub(super) async fn write_through(
             return Err(error.into());
         }
     };
+    let version = life.as_ref().map(StoredLife::version);
+    if let Committed::Outdated(stored) = &committed
+        && kind != CommitKind::Create
+        && stored.has_life_above(version)
+    {
+        pending.settle(false);
+        // By the newer lifetime the session may have been over before this write.
+        read_session(shared, store, record, context.now).await?;
+        return Err(CommitFailure::Outdated);
+    }
     if let (Committed::Outdated(stored), true) = (&committed, kind != CommitKind::Create) {
         shared.node.note_debt(record, told, &Snapshot::Present(stored.clone()), context.now);
     }
@@ -124,9 +134,6 @@ fn apply(
             Ok(version)
         }
         Committed::Outdated(stored) => {
-            if let Some(life) = stored.life() {
-                shared.node.merge_stored_life(record, life, context.now);
-            }
             shared.node.merge_stored(record, stored, *scope, context.now);
             Err(CommitFailure::Outdated)
         }
@@ -154,8 +161,12 @@ pub(in crate::session) async fn read_session(
     let reading = shared.node.begin_read(Some(record), &owner);
     match store.read(owner, reading.known()).await? {
         Snapshot::Ended(end) => Err(WriteError::closed(shared.end_as_stored(record, &end, now))),
-        // The write that follows decides about a session that the store has lost.
-        Snapshot::Absent => Ok(()),
+        // The write that follows restores the session.
+        Snapshot::Absent if shared.node.restores() => Ok(()),
+        Snapshot::Absent => {
+            let _ = shared.end(record, CloseReason::Destroyed, now);
+            Err(WriteError::closed(CloseReason::Destroyed))
+        }
         snapshot => {
             shared.node.merge_answer(record, (reading, snapshot), Scope::Session, now);
             Ok(())
@@ -163,25 +174,39 @@ pub(in crate::session) async fn read_session(
     }
 }
 
-/// Tells the store of a use by a handle, if the use is due. Reads the session first if memory can't answer for it: another
-/// node may have set another lifetime, and the store ignores a use by the older lifetime. The read may also tell of the
-/// session's end. After a failure a later use tells the store.
-pub(in crate::session) async fn tell_use(
+/// Counts a use of the session by its handle, and tells the store of a use that is due. A handle may be older than the
+/// last load, so the store is read first: another node may have ended the session, or set a lifetime by which the session
+/// is over. After a failure a later use tells the store.
+///
+/// # Errors
+///
+/// `Closed` if the session is over.
+pub(in crate::session) async fn count_use(
     shared: &SessionShared,
-    store: NodeStore<'_>,
     record: &Arc<Record>,
     now: Millis,
-) {
+) -> Result<(), WriteError> {
     let idle = record.read().idle();
-    if !record.is_use_due(idle, now) {
-        return;
-    }
-    if shared.node.vouches(record, now) || read_session(shared, store, record, now).await.is_ok() {
+    // A handle with a copy of its session sees no later change of the store.
+    let store = shared.node.store().filter(|_| !shared.flags.degraded.is_set());
+    let Some(store) = store.filter(|_| record.is_use_due(idle, now)) else {
+        record.touch(now);
+        return Ok(());
+    };
+    let read = read_session(shared, store, record, now).await;
+    shared.check_open()?;
+    record.touch(now);
+    if read.is_ok() {
         store.touch(&[(shared.node.config.owner(&record.id()), record)], now).await;
     }
+    Ok(())
 }
 
-/// Writes a lifetime of a session to the store. The write is outdated if another node has set a newer lifetime.
+/// Writes a lifetime of a session to the store.
+///
+/// # Errors
+///
+/// `Outdated` if another node has set a newer lifetime.
 pub(super) async fn write_lifetime(
     shared: &SessionShared,
     store: NodeStore<'_>,

@@ -140,6 +140,19 @@ fn sign_out_reaches_session_of_waiting_renewal() {
     run(program).unwrap();
 }
 
+// The store's end of the old session seems a minute old to the node that signs out.
+#[test]
+fn sign_out_reaches_renewed_session_after_a_clock_step() {
+    let waits = Trouble { calls: 0, fault: Fault::HoldRequest, then: Then::Leave };
+    let program = vec![
+        visit(0, 0, vec![(SIGN_IN, None)]),
+        visit(1, 0, vec![(Op::SignOut, Some(waits))]),
+        visit(1, 0, vec![(Op::Renew, None)]),
+        Step::SetClock { node: 1, ahead: 60 },
+    ];
+    run(program).unwrap();
+}
+
 // Node 1 knows the session by its first lifetime until the socket's next use, five hours later.
 #[test]
 fn use_on_a_node_that_knows_an_older_lifetime_counts() {

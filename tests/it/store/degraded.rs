@@ -133,6 +133,20 @@ async fn copy_refuses_writes_and_sets_no_cookie() {
     assert_eq!(answer.headers[header::RETRY_AFTER], "1");
 }
 
+// All sessions of the user have ended before the store answers again.
+#[tokio::test]
+async fn touch_of_a_copy_brings_back_no_user() {
+    let (store, app) = degrading();
+    let browser = ada(&app).await;
+    store.fail();
+    let copy = under_way(&browser, &app.start()).await;
+    store.heal();
+    app.start().sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
+    store.take_operations();
+    copy.touch().await.unwrap();
+    assert_eq!((copy.is_degraded(), copy.principal(), store.take_operations()), (true, None, vec![]));
+}
+
 // A page there waits for changes, and the copy gets none.
 #[tokio::test]
 async fn socket_of_a_copy_fails() {

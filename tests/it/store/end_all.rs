@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use layered_session::{
-    CloseReason, Principal, WriteErrorKind,
+    CloseReason, Lifetime, Principal, WriteErrorKind,
     testing::{ManualClock, Operation, SpyStore},
 };
 
@@ -119,6 +119,19 @@ async fn concurrent_ends_of_other_sessions_keep_the_renewed_session() {
     first.await.unwrap();
     assert_eq!(kind(second.await), Some(WriteErrorKind::Closed));
     tabs[0].set(Visits(1)).await.unwrap();
+}
+
+// R6: the session of the call is over by the lifetime that another node has set.
+#[tokio::test]
+async fn end_of_other_sessions_by_an_expired_session_ends_no_session() {
+    let (_, app) = stored();
+    let (browser, phone) = (signed_in(&app.node, "ada").await, signed_in(&app.node, "ada").await);
+    let stale = under_way(&browser, &app.start()).await;
+    let cut = Lifetime::new(Duration::from_secs(60), Duration::from_secs(120)).unwrap();
+    browser.clone().visit(&app.node, async move |session| session.set_lifetime(cut).await.unwrap()).await;
+    app.pass(Duration::from_secs(300));
+    assert_eq!(kind(stale.end_other_sessions().await), Some(WriteErrorKind::Closed));
+    assert!(user(&phone, &app.start()).await.is_some());
 }
 
 #[tokio::test]

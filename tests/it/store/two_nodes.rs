@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use futures_util::{FutureExt, future::BoxFuture};
 use layered_session::{
-    Lifetime, Placement, Principal, Scope, SessionValue, SharedTier, WriteErrorKind,
+    Lifetime, Placement, Principal, Scope, Session, SessionValue, SharedTier, WriteErrorKind,
     testing::{ManualClock, Operation, SpyStore},
 };
 use serde::{Deserialize, Serialize};
@@ -104,6 +105,68 @@ async fn longer_lifetime_revives_no_expired_session() {
     pass(&app, &clock, 3 * MINUTE);
     assert_eq!(kind(stale.set_lifetime(Lifetime::new(DAY, 30 * DAY).unwrap()).await), Some(WriteErrorKind::Closed));
     assert_eq!(browser.theme(&app.start()).await, Theme::default());
+}
+
+type Act = fn(&Session) -> BoxFuture<'_, Option<WriteErrorKind>>;
+
+// R5: the session has been idle for longer than the lifetime that another node has set, and the store still has the record.
+#[tokio::test]
+async fn stale_node_revives_no_idle_session() {
+    let acts: [Act; 5] = [
+        |session| Box::pin(async { kind(session.set(Visits(1)).await) }),
+        |session| Box::pin(async { kind(session.update(|visits: &mut Visits| visits.0 += 1).await) }),
+        |session| Box::pin(async { kind(session.set(Division(2)).await) }),
+        |session| Box::pin(async { kind(session.touch().await) }),
+        |session| Box::pin(async { kind(session.clear().await) }),
+    ];
+    for (act, perform) in acts.iter().enumerate() {
+        let (_, clock, app) = of(9 * HOUR, 30 * DAY);
+        let mut browser = signed_in(&app.node, "ada").await;
+        let stale = under_way(&browser, &app.start()).await;
+        let cut = Lifetime::new(15 * MINUTE, DAY).unwrap();
+        browser.visit(&app.node, async move |session| session.set_lifetime(cut).await.unwrap()).await;
+        // A use of the stale handle is due after 54 minutes.
+        pass(&app, &clock, 60 * MINUTE);
+        assert_eq!(perform(&stale).await, Some(WriteErrorKind::Closed), "act {act}");
+        assert_eq!(user(&browser, &app.start()).await, None, "act {act}");
+    }
+}
+
+// The node's clock is ahead of the store's, so the store's stamp is below the version that the node has given.
+#[tokio::test]
+async fn write_after_sign_in_with_a_lifetime_is_one_commit() {
+    let (store, _, app) = of(2 * DAY, 30 * DAY);
+    app.pass(SECOND);
+    let operations = app
+        .dark()
+        .await
+        .visit(&app.node, async |session| {
+            session.set_lifetime(Lifetime::new(DAY, 20 * DAY).unwrap()).await.unwrap();
+            session.sign_in(crate::support::user("ada")).await.unwrap();
+            store.take_operations();
+            session.set(Visits(1)).await.unwrap();
+            store.take_operations()
+        })
+        .await;
+    assert_eq!(operations, [Operation::Update]);
+}
+
+// The store gets the touch after another node has set a shorter lifetime.
+#[tokio::test]
+async fn late_touch_by_an_older_lifetime_hides_no_use() {
+    let (store, clock, app) = of(2 * DAY, 30 * DAY);
+    let browser = app.dark().await;
+    let (setter, handle) = (under_way(&browser, &app.node).await, under_way(&browser, &app.start()).await);
+    pass(&app, &clock, 5 * HOUR);
+    store.hold_requests(Operation::Touch);
+    let mut touch = Box::pin(handle.touch());
+    assert!(touch.as_mut().now_or_never().is_none());
+    assert_eq!(setter.get(), Some(dark()));
+    setter.set_lifetime(Lifetime::new(HOUR, DAY).unwrap()).await.unwrap();
+    store.release();
+    touch.await.unwrap();
+    pass(&app, &clock, 50 * MINUTE);
+    assert_eq!(browser.theme(&app.start()).await, dark());
 }
 
 // R5: two nodes set a lifetime in the same millisecond, each before the other's commit.
