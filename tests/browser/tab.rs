@@ -20,7 +20,7 @@ use crate::Result;
 pub(crate) const ALL: i64 = -1;
 
 /// Longer than any step takes on a slow machine; only a failing test waits until the end.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Repeats the attempt until the first success, or returns the last error at the deadline.
 pub(crate) async fn eventually<T>(what: &str, attempt: impl AsyncFn() -> Result<T>) -> Result<T> {
