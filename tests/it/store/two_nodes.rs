@@ -165,8 +165,21 @@ async fn late_touch_by_an_older_lifetime_hides_no_use() {
     setter.set_lifetime(Lifetime::new(HOUR, DAY).unwrap()).await.unwrap();
     store.release();
     touch.await.unwrap();
+    // A record kept by the older lifetime would no longer show this use.
+    pass(&app, &clock, 50 * MINUTE);
+    setter.touch().await.unwrap();
     pass(&app, &clock, 50 * MINUTE);
     assert_eq!(browser.theme(&app.start()).await, dark());
+}
+
+#[tokio::test]
+async fn touch_ends_a_session_that_the_store_has_lost() {
+    let (store, clock, app) = of(2 * DAY, 30 * DAY);
+    let handle = under_way(&app.dark().await, &app.node).await;
+    pass(&app, &clock, 5 * HOUR);
+    store.forget_records();
+    assert_eq!(kind(handle.touch().await), Some(WriteErrorKind::Closed));
+    assert_eq!(handle.get::<Theme>(), None);
 }
 
 // R5: two nodes set a lifetime in the same millisecond, each before the other's commit.
