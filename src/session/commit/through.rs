@@ -161,7 +161,7 @@ pub(in crate::session) async fn read_session(
     let reading = shared.node.begin_read(Some(record), &owner);
     match store.read(owner, reading.known()).await? {
         Snapshot::Ended(end) => Err(WriteError::closed(shared.end_as_stored(record, &end, now))),
-        // The write that follows restores the session.
+        // The next write restores the session.
         Snapshot::Absent if shared.node.restores() => Ok(()),
         Snapshot::Absent => {
             let _ = shared.end(record, CloseReason::Destroyed, now);
@@ -186,10 +186,9 @@ pub(in crate::session) async fn count_use(
     record: &Arc<Record>,
     now: Millis,
 ) -> Result<(), WriteError> {
-    let idle = record.read().idle();
     // A handle with a copy of its session sees no later change of the store.
     let store = shared.node.store().filter(|_| !shared.flags.degraded.is_set());
-    let Some(store) = store.filter(|_| record.is_use_due(idle, now)) else {
+    let Some(store) = store.filter(|_| record.is_use_due(record.read().idle(), now)) else {
         record.touch(now);
         return Ok(());
     };
